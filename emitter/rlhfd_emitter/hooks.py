@@ -1,0 +1,100 @@
+"""Which OpenRLHF and vLLM symbols are observed, and how they are bound in a worker process.
+
+Only symbols that Ray pickles by reference can be bound in a worker: base classes, helper classes and module
+functions. The actor classes themselves travel by value. Nothing here runs in the driver: an actor base class
+patched there would be pickled by value and hide the patch in the worker.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from rlhfd_emitter import import_hook, wrappers
+from rlhfd_emitter.process import Process, guarded
+from rlhfd_emitter.wrappers import Wrapper, before, phase
+
+_TRAINER = "openrlhf.trainer"
+_RAY = "openrlhf.trainer.ray"
+
+# module -> symbol -> wrapper. A symbol that a version lacks is skipped and reported as missing.
+WRAPPERS: dict[str, dict[str, Wrapper]] = {
+    f"{_RAY}.launcher": {
+        "BaseDistributedActor.__init__": before(wrappers.actor_start),
+        "BaseModelActor.execute_batch": phase(),
+    },
+    f"{_RAY}.ppo_actor": {
+        "ActorPPOTrainer.ppo_train": phase("ppo_train"),
+        "ActorPPOTrainer.broadcast_to_vllm": phase("broadcast"),
+    },
+    f"{_RAY}.ppo_critic": {"CriticPPOTrainer.ppo_train": phase("ppo_train")},
+    f"{_TRAINER}.ppo_trainer": {
+        "BasePPOTrainer.__init__": before(wrappers.trainer_start),
+        "BasePPOTrainer.ppo_train": phase("ppo_train"),
+        "BasePPOTrainer.broadcast_to_vllm": phase("broadcast"),
+        "BasePPOTrainer.save_logs_and_checkpoints": before(wrappers.step_logs),
+        "compute_eval_metrics": phase("eval_metrics", wrappers.eval_logs),
+    },
+    f"{_TRAINER}.ppo_utils.samples_generator": {
+        "SamplesGenerator.__init__": before(wrappers.generator_start),
+        "SamplesGenerator.generate_samples": phase("generation"),
+        "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
+    },
+    f"{_TRAINER}.ppo_utils.experience_maker": {
+        "SamplesGenerator.generate_samples": phase("generation"),  # its home up to 0.9.8
+        "RemoteExperienceMaker.make_experience_batch": phase("make_experience"),
+    },
+    "openrlhf.utils.deepspeed.deepspeed": {
+        "DeepspeedStrategy.save_ckpt": phase("checkpoint"),
+        "DeepspeedStrategy.save_model": phase("save_model"),
+    },
+    "vllm.v1.engine.async_llm": {
+        "AsyncLLM.__init__": before(wrappers.engine_start),
+        "AsyncLLM.generate": wrappers.requests,
+    },
+    **{
+        f"{_TRAINER}.{module}": {
+            f"{trainer}.__init__": before(wrappers.trainer_start),
+            f"{trainer}.save_logs_and_checkpoints": before(wrappers.step_logs),
+            f"{trainer}.evaluate": phase("eval"),
+        }
+        for module, trainer in (
+            ("sft_trainer", "SFTTrainer"),
+            ("rm_trainer", "RewardModelTrainer"),
+            ("dpo_trainer", "DPOTrainer"),
+        )
+    },
+}
+
+
+def install(process: Process | None = None) -> Process:
+    """Bind every symbol of :data:`WRAPPERS` when its module is imported."""
+    observed = process or Process()
+    import_hook.install({name: lambda module: guarded(bind, observed, module) for name in WRAPPERS})
+    return observed
+
+
+def bind(process: Process, module: ModuleType) -> None:
+    """Put the wrappers round the symbols that ``module`` has; each is bound once and alone."""
+    for symbol, wrapper in WRAPPERS[module.__name__].items():
+        name = f"{module.__name__}.{symbol}"
+        if guarded(_bind_one, process, module, symbol, wrapper):
+            process.bound.append(name)
+        else:
+            process.missing.append(name)
+    process.report_hooks()
+
+
+def _bind_one(process: Process, module: ModuleType, symbol: str, wrapper: Wrapper) -> bool:
+    owner_name, _, name = symbol.rpartition(".")
+    owner: Any = getattr(module, owner_name, None) if owner_name else module
+    # Only what the owner itself defines: an inherited method would be bound twice.
+    original = vars(owner).get(name) if owner is not None else None
+    if original is None or hasattr(original, "__rlhfd__"):
+        return False
+    replacement = wrapper(process, original)
+    if replacement is original:
+        return False
+    replacement.__rlhfd__ = True  # type: ignore[attr-defined]
+    setattr(owner, name, replacement)
+    return True

@@ -1,0 +1,138 @@
+"""The wrappers that hooks.py puts round OpenRLHF's functions. Each calls the original once, whatever happens."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from rlhfd_emitter import metadata
+from rlhfd_emitter.process import Process, guarded
+
+Function = Callable[..., Any]
+Wrapper = Callable[[Process, Function], Function]
+
+
+def before(observe: Callable[[Process, Mapping[str, Any]], None]) -> Wrapper:
+    """Call ``observe(process, arguments by name)`` before the original."""
+
+    def wrap(process: Process, original: Function) -> Function:
+        signature = inspect.signature(original)
+
+        def look(args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+            observe(process, signature.bind_partial(*args, **kwargs).arguments)
+
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            guarded(look, args, kwargs)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    return wrap
+
+
+def phase(name: str | None = None, observe_result: Callable[[Process, Any], None] | None = None) -> Wrapper:
+    """Report the call as a phase: ``name``, or for ``execute_batch`` the name of the method it runs."""
+
+    def wrap(process: Process, original: Function) -> Function:
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            title = name or str(kwargs.get("method_name") or (args[1] if len(args) > 1 else original.__name__))
+            token: Any = guarded(process.begin, title)
+            try:
+                result = original(*args, **kwargs)
+            except BaseException as error:
+                guarded(process.end, token, error)
+                raise
+            guarded(process.end, token)
+            if observe_result is not None:
+                guarded(observe_result, process, result)
+            return result
+
+        return wrapper
+
+    return wrap
+
+
+def requests(process: Process, original: Function) -> Function:
+    """vLLM's ``AsyncLLM.generate``: one ``generation`` phase while at least one request is under way."""
+    if not inspect.isasyncgenfunction(original):
+        return original
+    under_way = 0
+    token: Any = None
+
+    def begin() -> None:
+        nonlocal under_way, token
+        under_way += 1
+        if under_way == 1:
+            token = process.begin("generation")
+
+    def end() -> None:
+        nonlocal under_way
+        under_way -= 1
+        if under_way == 0:
+            process.end(token)
+
+    @functools.wraps(original)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        guarded(begin)
+        outputs = original(*args, **kwargs)
+        try:
+            async for output in outputs:
+                yield output
+        finally:
+            guarded(end)
+            await outputs.aclose()
+
+    return wrapper
+
+
+def numbers(logs: Mapping[str, object], prefix: str) -> dict[str, object]:
+    """OpenRLHF's status dictionary under the names its loggers use; texts such as ``generated_samples`` stay here."""
+    return {f"{prefix}{key}": value for key, value in logs.items() if value is not None and hasattr(value, "__float__")}
+
+
+def actor_start(process: Process, arguments: Mapping[str, Any]) -> None:
+    """``BaseDistributedActor.__init__(self, world_size, rank, master_addr, master_port)``."""
+    role = type(arguments["self"]).__name__
+    process.open(role, arguments.get("rank"), world_size=arguments.get("world_size"))
+
+
+def trainer_start(process: Process, arguments: Mapping[str, Any]) -> None:
+    """``__init__`` of a trainer: the one place that holds ``strategy.args``."""
+    process.open(type(arguments["self"]).__name__)
+    strategy = arguments.get("strategy")
+    args = getattr(strategy, "args", None)
+    if args is not None:
+        trainer = type(arguments["self"]).__name__
+        process.report_run(metadata.flatten(args), versions=metadata.versions(), trainer=trainer)
+
+
+def engine_start(process: Process, arguments: Mapping[str, Any]) -> None:
+    """``AsyncLLM.__init__``: the front end of a vLLM engine, in the rollout actor."""
+    process.open("RolloutRayActor")
+
+
+def generator_start(process: Process, arguments: Mapping[str, Any]) -> None:
+    """``SamplesGenerator.__init__``: in ``PPOTrainer``, or in ``GenerateSamplesActor`` when training asynchronously."""
+    process.open("PPOTrainer")
+
+
+def step_logs(process: Process, arguments: Mapping[str, Any]) -> None:
+    """``save_logs_and_checkpoints``: copied before the call, since some versions pop from the dictionary."""
+    trainer = arguments["self"]
+    step = arguments.get("global_step", arguments.get("global_steps"))
+    emitter = process.open(type(trainer).__name__)
+    process.step = step
+    strategy = getattr(trainer, "strategy", None)
+    logs = arguments.get("logs_dict")
+    if logs and (strategy is None or strategy.is_rank_0()):
+        emitter.emit(step, numbers(logs, "train/"))
+
+
+def eval_logs(process: Process, result: Any) -> None:
+    """``compute_eval_metrics``: the evaluation's metrics, at the last step that was logged."""
+    if process.emitter is not None and isinstance(result, Mapping):
+        process.emitter.emit(process.step, numbers(result, "eval/"))
