@@ -42,6 +42,8 @@ class Ring:
         self._in_flight: deque[Entry] = deque()
         self._bytes = 0
         self._in_flight_bytes = 0
+        self._last_sent = 0
+        self.acknowledged = 0
 
     @property
     def size_bytes(self) -> int:
@@ -83,6 +85,15 @@ class Ring:
                 return queue[0] if queue else None
             return min(self._metrics[0], self._events[0])
 
+    def link(self) -> tuple[int, int]:
+        """The sequence numbers of the frame sent before the next one, and of the last acknowledged frame.
+
+        A lost connection takes unread frames with it; by the link the daemon sees that one is missing, while
+        numbers that the ring itself dropped are never waited for.
+        """
+        with self.lock:
+            return self._last_sent, self.acknowledged
+
     def sent(self, entry: Entry) -> None:
         """Move ``entry``, as returned by :meth:`peek`, to the frames in flight (if it was not dropped since)."""
         with self.lock:
@@ -91,6 +102,7 @@ class Ring:
                 queue.popleft()
                 self._in_flight.append(entry)
                 self._in_flight_bytes += entry.size
+                self._last_sent = entry.seq
 
     def acknowledge(self, seq: int) -> bool:
         """Forget every frame in flight up to ``seq``; true if that was any."""
@@ -100,6 +112,7 @@ class Ring:
                 entry = self._in_flight.popleft()
                 self._bytes -= entry.size
                 self._in_flight_bytes -= entry.size
+                self.acknowledged = entry.seq
             return len(self._in_flight) < before
 
     def rewind(self) -> None:
@@ -109,3 +122,4 @@ class Ring:
                 entry = self._in_flight.pop()
                 (self._events if entry.is_event else self._metrics).appendleft(entry)
             self._in_flight_bytes = 0
+            self._last_sent = self.acknowledged

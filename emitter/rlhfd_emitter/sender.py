@@ -19,7 +19,7 @@ from rlhfd_emitter.log import warn
 from rlhfd_emitter.ring import Ring
 
 # The caller never wakes this thread (no lock, no system call in emit); it looks at the ring itself.
-POLL_MILLISECONDS = 50
+POLL_MILLISECONDS = 100
 ACK_TIMEOUT_SECONDS = 1.0
 MAX_ACK_TIMEOUT_SECONDS = 5.0
 PING_SECONDS = 2.0
@@ -40,7 +40,6 @@ class Sender:
         self.ring = ring
         self.endpoint = endpoint
         self.muted = False
-        self.acknowledged = 0
         self._ping = ping
         self._deadline: float | None = None
         self._started = time.monotonic()
@@ -104,10 +103,12 @@ class Sender:
         socket.setsockopt(zmq.RECONNECT_IVL, random.randint(80, 200))
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, random.randint(1000, 1600))
         socket.connect(self.endpoint)
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
         return socket
 
     def _turn(self, socket: zmq.Socket[Any]) -> None:
-        if socket.poll(POLL_MILLISECONDS, zmq.POLLIN):
+        if self._poller.poll(POLL_MILLISECONDS):
             self._receive(socket)
         now = time.monotonic()
         if self.ring.in_flight and now > self._ack_due:
@@ -125,14 +126,15 @@ class Sender:
         while (entry := self.ring.peek()) is not None:
             if not self.ring.in_flight:
                 self._ack_due = now + self._ack_timeout
-            if not self._try_send(socket, entry.frame):
+            link = msgpack.packb(self.ring.link())
+            if not self._try_send(socket, link, entry.frame):
                 return
             self.ring.sent(entry)
             self._last_send = now
 
-    def _try_send(self, socket: zmq.Socket[Any], frame: bytes) -> bool:
+    def _try_send(self, socket: zmq.Socket[Any], *parts: bytes) -> bool:
         try:
-            socket.send(frame, zmq.NOBLOCK)
+            socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -157,11 +159,9 @@ class Sender:
             self.muted = mute
         if fields.get("refused"):
             warn("refused", "rlhfd: the daemon refused a frame: %s", str(fields["refused"])[:200])
-        if isinstance(ack, int):
-            self.acknowledged = max(self.acknowledged, ack)
-            if self.ring.acknowledge(ack):
-                self._ack_timeout = ACK_TIMEOUT_SECONDS
-                self._ack_due = time.monotonic() + self._ack_timeout
+        if isinstance(ack, int) and self.ring.acknowledge(ack):
+            self._ack_timeout = ACK_TIMEOUT_SECONDS
+            self._ack_due = time.monotonic() + self._ack_timeout
 
     def _why_unreachable(self) -> str:
         path = ipc_path(self.endpoint)

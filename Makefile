@@ -1,0 +1,46 @@
+# Everything a user or a developer does here, by name. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench openrlhf-env test-openrlhf clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A fresh Debian may lack ensurepip: then, as root, python3-venv is installed; otherwise it is named.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed (make PYTHON=python3.11)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y python3-venv; } \
+		|| { echo "python3-venv is needed: sudo apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[daemon]' --group dev
+	@touch $@
+
+demo: $(VENV)/installed ## play a recorded OpenRLHF run with a fault; watch the alerts arrive
+	@$(BIN)/rlhfd demo
+
+test: $(VENV)/installed ## all tests that need no OpenRLHF
+	$(BIN)/pytest
+
+check: $(VENV)/installed ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/installed ## what emit() costs beside its peers
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	$(BIN)/python tests/bench/emit_cost.py
+	$(BIN)/python tests/bench/startup_cost.py
+
+openrlhf-env: ## build the CPU environment with OpenRLHF, Ray, vLLM and DeepSpeed (4 min, 5 GB, once)
+	@tests/openrlhf/build_env.sh
+
+test-openrlhf: $(VENV)/installed openrlhf-env ## the tests on real OpenRLHF runs
+	$(BIN)/pytest tests/openrlhf --timeout 1200
+
+clean: ## remove the virtual environment and caches in this folder
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

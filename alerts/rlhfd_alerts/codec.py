@@ -1,0 +1,38 @@
+"""Alerts as the outbox stores them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from rlhfd_alerts.alert import Alert, AlertState
+from rlhfd_alerts.finding import Finding, Severity
+
+__all__ = ["alert_from_json", "alert_to_json"]
+
+
+def alert_to_json(alert: Alert) -> str:
+    """Return ``alert`` as JSON text that only this package reads: NaN and infinities stay numbers."""
+    return json.dumps(asdict(alert), sort_keys=True, separators=(",", ":"))
+
+
+def alert_from_json(text: str) -> Alert:
+    """Return the alert that :func:`alert_to_json` wrote. Raises ``ValueError`` if it did not write this."""
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        finding = _finding(fields.pop("finding"))
+        return Alert(**{**fields, "finding": finding, "state": AlertState(fields["state"])})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not an alert: {error}") from error
+
+
+def _finding(fields: dict[str, Any]) -> Finding:
+    return Finding(
+        **{
+            **fields,
+            "severity": Severity(fields["severity"]),
+            "evidence": tuple((step, value) for step, value in fields["evidence"]),
+            "labels": tuple((name, value) for name, value in fields["labels"]),
+        }
+    )

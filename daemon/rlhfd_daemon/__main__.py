@@ -1,0 +1,28 @@
+"""The command `rlhfd`. `rlhfd run` needs nothing but the emitter, which is all a training environment has."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"]:
+        from rlhfd_emitter.launch import main as launch
+
+        return launch(arguments[1:])
+    try:
+        from rlhfd_daemon.cli import app
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"rlhfd: {error.name} is not installed. Here only `rlhfd run` works; for the daemon and the "
+            "other commands: pip install 'rlhfd[daemon]'\n"
+        )
+        return 2
+    app(prog_name="rlhfd")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

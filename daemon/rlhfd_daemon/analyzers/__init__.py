@@ -1,0 +1,40 @@
+"""Analyzers turn samples into findings. To add one: a file here, a section in config.py, a line in :func:`build`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from rlhfd_alerts.finding import Finding
+from rlhfd_daemon.analyzers.non_finite import NonFinite
+from rlhfd_daemon.analyzers.robust_z import RobustZ
+from rlhfd_daemon.config import AnalyzersConfig
+from rlhfd_daemon.sample import Sample
+
+__all__ = ["Analyzer", "build"]
+
+
+class Analyzer(Protocol):
+    """Keeps state, but takes time only from what it is given: the same samples give the same findings."""
+
+    def observe(self, sample: Sample) -> Iterable[Finding]:
+        """Findings whose condition began or ended with this sample."""
+        ...
+
+    def tick(self, now: float) -> Iterable[Finding]:
+        """Findings that follow from the passing of time; ``now`` in Unix seconds."""
+        ...
+
+    def forget(self, run: str, boot: str) -> None:
+        """Drop the state of a run that is over."""
+        ...
+
+
+def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
+    """The enabled analyzers, in a fixed order."""
+    found: list[Analyzer] = []
+    if config.non_finite.enabled:
+        found.append(NonFinite(config.non_finite))
+    if config.robust_z.enabled:
+        found.append(RobustZ(config.robust_z))
+    return tuple(found)

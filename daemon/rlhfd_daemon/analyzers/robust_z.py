@@ -1,0 +1,141 @@
+"""A metric that leaves its own recent level: robust z-score against the past window, never including the present."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from statistics import fmean, median
+
+from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.remedies import remedy
+from rlhfd_daemon.analyzers.series import Evidence, SeriesTable, at_step, labels
+from rlhfd_daemon.config import RobustZConfig
+from rlhfd_daemon.sample import Sample
+
+RULE = "robust_z"
+MAD_TO_SIGMA = 1.4826  # for a normal distribution (Rousseeuw and Croux 1993)
+MEAN_DEVIATION_TO_SIGMA = 1.2533
+MIN_RELATIVE_SCALE = 1e-3
+
+
+def level_and_scale(history: Sequence[float]) -> tuple[float, float]:
+    """Median and a robust standard deviation of ``history``; scale 0 if it never moved.
+
+    Where more than half of the values are equal (clip ratios that are mostly 0) the median absolute deviation
+    is 0 and the mean absolute deviation stands in for it.
+    """
+    level = median(history)
+    deviations = [abs(value - level) for value in history]
+    mad = median(deviations)
+    scale = MAD_TO_SIGMA * mad if mad > 0 else MEAN_DEVIATION_TO_SIGMA * fmean(deviations)
+    return level, max(scale, MIN_RELATIVE_SCALE * abs(level)) if scale > 0 else 0.0
+
+
+class _State:
+    __slots__ = ("active", "calm", "evidence", "history", "level", "onset", "outside", "side")
+
+    def __init__(self, window: int) -> None:
+        self.history: deque[float] = deque(maxlen=window)
+        self.evidence = Evidence()
+        self.outside: list[float] = []
+        self.side = 0
+        self.calm = 0
+        self.active = False
+        self.level = 0.0
+        self.onset: Sample | None = None
+
+
+class RobustZ:
+    """Begins when ``consecutive`` values in a row lie beyond ``threshold`` robust standard deviations on the same
+    side. Values outside do not enter the window; the finding ends after ``consecutive`` values inside, or when
+    a whole window of values outside has become the new level."""
+
+    def __init__(self, config: RobustZConfig) -> None:
+        self._config = config
+        self._series: SeriesTable[_State] = SeriesTable(lambda: _State(config.window))
+        self._ignored = lru_cache(maxsize=4096)(self._is_ignored)
+
+    def observe(self, sample: Sample) -> Iterable[Finding]:
+        if self._ignored(sample.name) or not math.isfinite(sample.value):
+            return ()
+        state = self._series.get(sample)
+        if state is None:
+            return ()
+        state.evidence.add(sample)
+        if len(state.history) < self._config.min_history:
+            state.history.append(sample.value)
+            return ()
+        level, scale = level_and_scale(state.history)
+        z = (sample.value - level) / scale if scale > 0 else 0.0
+        if abs(z) > self._config.threshold:
+            return self._outside(state, sample, level, scale, z)
+        return self._inside(state, sample, level)
+
+    def tick(self, now: float) -> Iterable[Finding]:
+        return ()
+
+    def forget(self, run: str, boot: str) -> None:
+        self._series.forget(run, boot)
+
+    def _outside(self, state: _State, sample: Sample, level: float, scale: float, z: float) -> Iterable[Finding]:
+        side = 1 if z > 0 else -1
+        if side != state.side:
+            state.side, state.onset, state.outside = side, sample, []
+        state.calm = 0
+        state.outside.append(sample.value)
+        if state.active and len(state.outside) >= self._config.window:
+            return self._accept_new_level(state, sample)
+        if state.active or len(state.outside) < self._config.consecutive:
+            return ()
+        state.active, state.level = True, level
+        onset = None if state.onset is None else state.onset.step
+        since = "" if onset is None else f" since step {onset}"
+        text = (
+            f"{sample.name} is {sample.value:.4g} {at_step(sample.step)}, outside its level of {level:.4g} ± "
+            f"{scale:.2g} over the last {len(state.history)} values{since} (robust z {z:+.1f})"
+        )
+        return (self._finding(state, sample, text),)
+
+    def _accept_new_level(self, state: _State, sample: Sample) -> Iterable[Finding]:
+        state.history.extend(state.outside)
+        state.outside, state.side, state.active = [], 0, False
+        text = f"{sample.name} has stayed at its new level for {self._config.window} values, which is now the baseline"
+        return (self._finding(state, sample, text),)
+
+    def _inside(self, state: _State, sample: Sample, level: float) -> Iterable[Finding]:
+        state.history.append(sample.value)
+        state.outside, state.side = [], 0
+        state.calm += 1
+        if not state.active or state.calm < self._config.consecutive:
+            return ()
+        state.active = False
+        text = f"{sample.name} is back at {sample.value:.4g} {at_step(sample.step)}, level {level:.4g}"
+        return (self._finding(state, sample, text),)
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self._config.ignore)
+
+    def _finding(self, state: _State, sample: Sample, summary: str) -> Finding:
+        onset = state.onset or sample
+        return Finding(
+            run=sample.run,
+            boot=sample.boot,
+            rule=RULE,
+            family="level",
+            metric=sample.name,
+            severity=Severity.WARNING,
+            active=state.active,
+            step=sample.step,
+            time=sample.time,
+            value=sample.value,
+            baseline=state.level,
+            onset_step=onset.step,
+            onset_time=onset.time,
+            summary=summary,
+            remedy=remedy(sample.name),
+            evidence=state.evidence.values(),
+            labels=labels(sample),
+        )

@@ -1,0 +1,212 @@
+"""The daemon put together: the only file that knows all parts. Builds, starts in order, stops in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from rlhfd_alerts.lifecycle import Lifecycle
+from rlhfd_alerts.outbox import Outbox
+from rlhfd_daemon.analyzers import build
+from rlhfd_daemon.config import Config, load
+from rlhfd_daemon.control import ControlServer
+from rlhfd_daemon.delivery import Delivery
+from rlhfd_daemon.errors import ConfigError
+from rlhfd_daemon.framelog import FrameLog
+from rlhfd_daemon.ingest import Answer, Ingest, Received
+from rlhfd_daemon.notify import Notifier
+from rlhfd_daemon.pipeline import Pipeline
+from rlhfd_daemon.recorder import Recorder
+from rlhfd_daemon.recording import tail
+from rlhfd_daemon.runs import Runs
+from rlhfd_daemon.statelock import StateLock
+from rlhfd_daemon.status import status
+from rlhfd_daemon.watch import vanished
+from rlhfd_emitter.endpoint import default_endpoint, ipc_path
+
+HOUSEKEEPING_SECONDS = 1.0
+STOP_SECONDS = 5.0
+log = structlog.get_logger()
+
+
+def endpoint_of(config: Config) -> str:
+    """Where emitters find the daemon."""
+    return config.ingest.endpoint or default_endpoint()
+
+
+def control_socket_of(config: Config) -> Path:
+    """Where the command line finds the daemon."""
+    if config.control.socket:
+        return Path(config.control.socket)
+    return Path(ipc_path(endpoint_of(config)) or "").with_name("control.sock")
+
+
+class App:
+    """One daemon on one state directory. ``config_path`` is read again on SIGHUP."""
+
+    def __init__(self, config: Config, config_path: Path | None, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self.started_at = time.time()
+        self.reload_error: str | None = None
+        self.muted: set[str] = set()
+        self._config_path = config_path
+        self._environ = environ
+        self._notifier = Notifier(environ)
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        state_dir = Path(config.daemon.state_dir)
+        self._lock = StateLock(state_dir)
+        self.runs = Runs()
+        self.framelog = FrameLog(
+            state_dir / "frames",
+            segment_bytes=config.framelog.segment_bytes,
+            max_bytes=config.framelog.max_bytes,
+        )
+        self.pipeline = Pipeline(build(config.analyzers), Lifecycle())
+        self.delivery = Delivery(environ)
+        self.ingest = Ingest(
+            endpoint_of(config),
+            max_frame_bytes=config.ingest.max_frame_bytes,
+            allowed_uids=config.ingest.allowed_uids,
+            sink=self._take,
+            answer_for=self._answer_for,
+        )
+        self.control = ControlServer(control_socket_of(config), status=lambda: status(self), mute=self.mute)
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT. :raises DaemonError: what keeps the daemon from starting."""
+        self._install_signals()
+        try:
+            await self._start()
+            await self._stopping.wait()
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        self._lock.acquire()
+        state_dir = Path(self.config.daemon.state_dir)
+        self.outbox = Outbox.open(state_dir / "alerts.sqlite3")
+        self.framelog.open(minimum_next_id=self.outbox.decided_through() + 1)
+        self.pipeline.lifecycle.restore(self.outbox.alerts())
+        self.recorder = Recorder(
+            self.framelog,
+            self.runs,
+            self.pipeline,
+            self.outbox,
+            targets=lambda: tuple(self.delivery.workers),
+            decided=self.delivery.notify,
+        )
+        caught_up = self.recorder.catch_up(tail(state_dir / "frames", self.config.framelog.warmup_bytes))
+        await self.delivery.start(self.config.targets, self.outbox)
+        self.ingest.start()
+        await self.control.start()
+        self._tasks = [asyncio.create_task(self._sync_forever()), asyncio.create_task(self._housekeep_forever())]
+        log.info("ready", endpoint=self.ingest.endpoint, state_dir=str(state_dir), caught_up_records=caught_up)
+        self._notifier.ready(f"listening at {self.ingest.endpoint}")
+
+    async def _stop(self) -> None:
+        self._notifier.stopping()
+        self.ingest.stop()
+        await self.control.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.delivery.stop(STOP_SECONDS)
+        self.framelog.close()
+        if hasattr(self, "outbox"):
+            if hasattr(self, "recorder"):
+                self.recorder.advance()
+            self.outbox.close()
+        self._lock.release()
+        log.info("stopped")
+
+    def mute(self, run: str, muted: bool) -> int:
+        """Tell the emitters of every launch of ``run`` to fall silent, or to speak again; how many were told."""
+        (self.muted.add if muted else self.muted.discard)(run)
+        streams = [stream for stream in self.runs.streams.values() if stream.run == run and stream.ended is None]
+        for stream in streams:
+            self.ingest.tell(stream.stream)
+        log.info("mute", run=run, muted=muted, streams=len(streams))
+        return len(streams)
+
+    async def reload(self) -> None:
+        """Read the configuration again; a bad one leaves everything as it is. Targets and mute state change at once,
+        where the daemon listens and what it analyses with the next start."""
+        if self._config_path is None:
+            log.warning("reload: started without a configuration file, nothing to read")
+            return
+        self._notifier.reloading()
+        try:
+            config = load(self._config_path, self._environ)
+            await self.delivery.start(config.targets, self.outbox)
+        except ConfigError as error:
+            self.reload_error = str(error)
+            log.error("reload refused, the old configuration stays", error=str(error))
+        else:
+            self.reload_error = None
+            later = [name for name in ("daemon", "ingest", "framelog", "analyzers", "control", "log")
+                     if getattr(config, name) != getattr(self.config, name)]  # fmt: skip
+            self.config = config
+            log.info("reloaded", targets=sorted(config.targets), needs_restart=later)
+        self._notifier.ready(f"listening at {self.ingest.endpoint}")
+
+    def _take(self, batch: list[Received]) -> None:
+        self.recorder.take(batch)
+
+    def _answer_for(self, stream_id: str) -> Answer:
+        stream = self.runs.streams.get(stream_id)
+        run = None if stream is None else stream.run
+        return Answer(stream_id, self.runs.last_seq(stream_id), mute=run in self.muted)
+
+    async def _sync_forever(self) -> None:
+        """Group commit: acknowledged frames are in the page cache, at most one interval away from the disk."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self.config.framelog.sync_interval_seconds)
+            await loop.run_in_executor(None, self.framelog.sync)
+
+    async def _housekeep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            try:
+                self._housekeep(time.time_ns())
+            except Exception:  # a supervised loop: one bad turn must not end the watch over all runs
+                log.exception("housekeeping failed")
+
+    def _housekeep(self, now_ns: int) -> None:
+        for stream in list(vanished(self.runs, now_ns / 1e9)):
+            fields: dict[str, object] = {
+                "stream": stream.stream,
+                "role": stream.role,
+                "rank": stream.rank,
+                "pid": stream.pid,
+                "reason": "exited_without_bye",
+            }
+            self.recorder.note(stream.run, stream.boot, "stream_end", fields, now_ns)
+            self.runs.end(stream.stream, "exited_without_bye")
+        for stream in self.runs.streams.values():
+            if stream.ended is not None:
+                self.ingest.forget(stream.stream)
+        self.recorder.advance()
+        self._notifier.watchdog()
+
+    def _install_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn_reload(loop))
+
+    def _spawn_reload(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._tasks.append(loop.create_task(self.reload()))
+
+    def _terminate(self) -> None:
+        if self._stopping.is_set():
+            os._exit(1)  # asked twice: everything that matters is on disk already
+        log.info("stopping")
+        self._stopping.set()

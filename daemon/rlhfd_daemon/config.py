@@ -1,0 +1,215 @@
+"""The configuration: one TOML file to one frozen :class:`Config`. The only place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from rlhfd_daemon.config_check import cross_problems, problems_in
+from rlhfd_daemon.errors import ConfigError, Problem
+from rlhfd_daemon.segment import MAX_PAYLOAD_BYTES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+__all__ = [
+    "AnalyzersConfig", "Config", "ControlConfig", "DaemonConfig", "FrameLogConfig", "IngestConfig", "LogConfig",
+    "NonFiniteConfig", "RobustZConfig", "TargetConfig", "load", "read_secrets",
+]  # fmt: skip
+
+MAX_SECRET_FILE_BYTES = 64 * 1024
+
+_Count = Annotated[int, Meta(ge=1)]
+_Bytes = Annotated[int, Meta(gt=0, le=1 << 50)]
+# The upper ends also keep out TOML's inf and nan.
+_Threshold = Annotated[float, Meta(gt=0, le=1e9)]
+_Interval = Annotated[float, Meta(gt=0, le=60)]
+_Timeout = Annotated[float, Meta(gt=0, le=300)]
+
+
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class DaemonConfig(_Section, frozen=True, kw_only=True):
+    """``state_dir``: ``$STATE_DIRECTORY`` (set by systemd), else /var/lib/rlhfd for root, else
+    ``$XDG_STATE_HOME``/rlhfd or ~/.local/state/rlhfd. Never empty once loaded."""
+
+    state_dir: str = ""
+
+
+class IngestConfig(_Section, frozen=True, kw_only=True):
+    """``endpoint`` "" is the default endpoint; ``allowed_uids`` empty: the daemon's own user and root."""
+
+    endpoint: str = ""
+    max_frame_bytes: Annotated[int, Meta(ge=1024, le=MAX_PAYLOAD_BYTES)] = 256 * 1024
+    allowed_uids: tuple[Annotated[int, Meta(ge=0, le=(1 << 32) - 2)], ...] = ()
+
+
+class FrameLogConfig(_Section, frozen=True, kw_only=True):
+    """``max_bytes`` is a hard cap on disk use, ``warmup_bytes`` how much of the log is read after a start."""
+
+    segment_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 16 << 20
+    max_bytes: _Bytes = 1 << 30
+    sync_interval_seconds: _Interval = 0.2
+    warmup_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
+
+
+class NonFiniteConfig(_Section, frozen=True, kw_only=True):
+    """``clear_after``: finite values in a row that end the alert."""
+
+    enabled: bool = True
+    clear_after: _Count = 5
+
+
+class RobustZConfig(_Section, frozen=True, kw_only=True):
+    """``window`` and ``min_history`` in values, ``threshold`` in robust standard deviations, ``consecutive`` values
+    outside in a row make an alert; ``ignore`` are glob patterns of metric names."""
+
+    enabled: bool = True
+    window: Annotated[int, Meta(ge=10, le=100_000)] = 50
+    min_history: Annotated[int, Meta(ge=3)] = 20
+    threshold: _Threshold = 8.0
+    consecutive: _Count = 3
+    ignore: tuple[str, ...] = ("*/timing/*", "timing/*", "*_lr", "*/lr", "lr")
+
+
+class AnalyzersConfig(_Section, frozen=True, kw_only=True):
+    """One section per analyzer."""
+
+    non_finite: NonFiniteConfig = NonFiniteConfig()
+    robust_z: RobustZConfig = RobustZConfig()
+
+
+class ControlConfig(_Section, frozen=True, kw_only=True):
+    """``socket``: path of the control socket, "" for one next to the endpoint."""
+
+    socket: str = ""
+
+
+class LogConfig(_Section, frozen=True, kw_only=True):
+    """``auto`` is console on a terminal and JSON elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class TargetConfig(_Section, frozen=True, kw_only=True):
+    """Where alerts go. The secret that signs them comes from a file or an environment variable, never from here."""
+
+    type: Literal["webhook"] = "webhook"
+    url: str
+    secret_file: str = ""
+    secret_env: str = ""
+    timeout_seconds: _Timeout = 15.0
+
+    def __repr__(self) -> str:  # chat services put a token into the URL, so it must not reach a log
+        return f"TargetConfig(type={self.type!r}, url=...)"
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """Everything that can be set; every part gets its own section."""
+
+    daemon: DaemonConfig = DaemonConfig()
+    ingest: IngestConfig = IngestConfig()
+    framelog: FrameLogConfig = FrameLogConfig()
+    analyzers: AnalyzersConfig = AnalyzersConfig()
+    control: ControlConfig = ControlConfig()
+    log: LogConfig = LogConfig()
+    targets: dict[str, TargetConfig] = {}
+
+
+def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
+    """The configuration in the TOML file at ``path``, or the defaults for ``None``.
+
+    Raises :class:`ConfigError` that lists everything wrong with the file, not just the first.
+    """
+    source = "" if path is None else str(path)
+    raw = {} if path is None else _parse(Path(path))
+    problems = problems_in(raw, Config)
+    if not problems:
+        config = msgspec.convert(raw, Config)
+        problems = cross_problems(config)
+    if problems:
+        raise ConfigError.of(source, problems)
+    directory = _state_dir(config.daemon.state_dir, environ)
+    if not directory.is_absolute():
+        raise ConfigError.of(source, [Problem("daemon.state_dir", "must be an absolute path")])
+    return msgspec.structs.replace(config, daemon=DaemonConfig(state_dir=str(directory)))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:  # TOMLDecodeError, and integers beyond Python's limit of digits
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return parsed
+
+
+def _state_dir(configured: str, environ: Mapping[str, str]) -> Path:
+    if configured.startswith("~/"):
+        return _home(environ) / configured[2:]
+    if configured:
+        return Path(configured)
+    by_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if by_systemd:
+        return Path(by_systemd)
+    if os.geteuid() == 0:
+        return Path("/var/lib/rlhfd")
+    base = environ.get("XDG_STATE_HOME", "")
+    # The XDG specification: a relative path there is invalid and to be ignored.
+    return Path(base, "rlhfd") if base.startswith("/") else _home(environ) / ".local/state/rlhfd"
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
+
+
+def read_secrets(name: str, target: TargetConfig, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The signing secrets of the target called ``name``, newest first; empty if none is configured.
+
+    A file holds one secret a line; a relative ``secret_file`` lies in ``$CREDENTIALS_DIRECTORY`` (systemd's
+    LoadCredential). A variable holds them separated by white space. :class:`ConfigError` never shows a secret.
+    """
+    if target.secret_env:
+        field, text = "secret_env", environ.get(target.secret_env, "")
+        what = f"the environment variable {target.secret_env}"
+    elif target.secret_file:
+        field, text = "secret_file", _read_secret_file(name, target.secret_file, environ)
+        what = target.secret_file
+    else:
+        return ()
+    secrets = tuple(text.split())
+    if not secrets:
+        raise ConfigError.of("", [Problem(f"targets.{name}.{field}", f"{what} holds no secret")])
+    return secrets
+
+
+def _read_secret_file(name: str, file: str, environ: Mapping[str, str]) -> str:
+    field = f"targets.{name}.secret_file"
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    if not file.startswith("/") and not folder:
+        message = f"{file} is relative, and there is no $CREDENTIALS_DIRECTORY that it could be in"
+        raise ConfigError.of("", [Problem(field, message)])
+    path = Path(folder, file)
+    try:
+        with path.open("rb") as opened:
+            return opened.read(MAX_SECRET_FILE_BYTES).decode("ascii")
+    except OSError as error:
+        raise ConfigError.of("", [Problem(field, f"{path} cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError:
+        # Not chained: the error would carry the file's bytes into a traceback.
+        raise ConfigError.of("", [Problem(field, f"{path} holds something other than ASCII text")]) from None

@@ -1,0 +1,154 @@
+"""The order of things for one batch of frames: record, then decide, then commit; and how a restart catches up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from rlhfd_alerts.alert import Notification, Transition
+from rlhfd_alerts.grouping import group
+from rlhfd_alerts.outbox import Outbox
+from rlhfd_daemon.frame import VERSION, Frame, FrameError, decode, encode
+from rlhfd_daemon.framelog import FrameLog
+from rlhfd_daemon.ingest import Received
+from rlhfd_daemon.pipeline import Pipeline
+from rlhfd_daemon.runs import Peer, Runs
+from rlhfd_daemon.segment import Damage, Record
+
+ROLE = "rlhfd"
+log = structlog.get_logger()
+
+
+@dataclass
+class Counters:
+    """What went through since the start."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    foreign: int = 0
+    notifications: int = 0
+
+
+class Recorder:
+    """Takes frames in, in the loop's thread. ``decided`` is called after notifications were committed.
+
+    The frame log is written before anything is decided, and what was decided is committed together with the id
+    of its record: after a crash the records behind that id are decided on again, with the same result.
+    """
+
+    def __init__(
+        self,
+        framelog: FrameLog,
+        runs: Runs,
+        pipeline: Pipeline,
+        outbox: Outbox,
+        *,
+        targets: Callable[[], Sequence[str]],
+        decided: Callable[[], None],
+    ) -> None:
+        self.counters = Counters()
+        self.last_record = outbox.decided_through()
+        self._committed = self.last_record
+        self._framelog = framelog
+        self._runs = runs
+        self._pipeline = pipeline
+        self._outbox = outbox
+        self._targets = targets
+        self._decided = decided
+        self._own_seq = 0
+        self._own_stream = f"rlhfd-{time.time_ns():x}"
+
+    def take(self, batch: list[Received]) -> None:
+        """Record and decide on the new frames of ``batch``; those seen before are only counted."""
+        fresh = [received for received in batch if self._is_fresh(received)]
+        if fresh:
+            self._record(fresh)
+
+    def note(self, run: str, boot: str, event: str, fields: dict[str, object], now_ns: int) -> None:
+        """Record something the daemon itself observed about a run, so that a replay knows it too."""
+        self._own_seq += 1
+        frame = Frame(
+            v=VERSION,
+            run=run,
+            boot=boot,
+            role=ROLE,
+            stream=f"{self._own_stream}-{run}"[:64],
+            pid=0,
+            seq=self._own_seq,
+            time_ns=now_ns,
+            mono_ns=time.monotonic_ns(),
+            kind="event",
+            event=event,
+            fields=fields,
+        )
+        self._record([Received(frame, encode(frame), Peer(), now_ns)])
+
+    def advance(self) -> None:
+        """Store how far decisions have come; called now and then, so that a restart has little to decide again."""
+        if self.last_record > self._committed:
+            self._outbox.advance(self.last_record)
+            self._committed = self.last_record
+
+    def catch_up(self, records: Iterable[Record | Damage]) -> int:
+        """After a start: rebuild state from the log's newest ``records`` and decide on those nobody decided on.
+        Returns how many those were."""
+        decided_through, caught_up = self._outbox.decided_through(), 0
+        for record in records:
+            if isinstance(record, Damage):
+                continue
+            try:
+                frame = decode(record.payload)
+            except FrameError as error:
+                log.warning("recorded frame not readable", record=record.id, reason=error.reason)
+                continue
+            self._runs.admit(frame, Peer(record.uid, record.pid), record.received_ns / 1e9)
+            if record.id <= decided_through:
+                self._pipeline.warm_up(frame, record.received_ns, record.id)
+            else:
+                self._decide(frame, record.received_ns, record.id)
+                caught_up += 1
+            self.last_record = max(self.last_record, record.id)
+        self.advance()
+        return caught_up
+
+    def _is_fresh(self, received: Received) -> bool:
+        if self._runs.foreign(received.frame, received.peer):
+            self.counters.foreign += 1
+            log.warning("frame rejected", reason="foreign_stream", stream=received.frame.stream, uid=received.peer.uid)
+            return False
+        if self._runs.admit(received.frame, received.peer, received.received_ns / 1e9, received.link):
+            return True
+        self.counters.duplicates += received.frame.kind != "ping"
+        return False
+
+    def _record(self, fresh: list[Received]) -> None:
+        ids = self._framelog.append([(one.received_ns, one.peer.uid, one.peer.pid, one.payload) for one in fresh])
+        self.counters.accepted += len(fresh)
+        for one, record_id in zip(fresh, ids, strict=True):
+            self._decide(one.frame, one.received_ns, record_id)
+            self.last_record = max(self.last_record, record_id)
+
+    def _decide(self, frame: Frame, received_ns: int, record_id: int) -> None:
+        transitions = self._pipeline.observe(frame, received_ns, record_id)
+        if transitions:
+            self._commit(transitions, group(transitions), record_id, received_ns / 1e9)
+
+    def _commit(
+        self, transitions: Sequence[Transition], notifications: Sequence[Notification], record_id: int, now: float
+    ) -> None:
+        self._outbox.commit(transitions, notifications, tuple(self._targets()), record_id, now)
+        self._committed = record_id
+        self.counters.notifications += len(notifications)
+        for notification in notifications:
+            first = notification.transitions[0].alert
+            log.warning(
+                f"alert {notification.state.value}",
+                run=notification.run,
+                rule=notification.rule,
+                metrics=[transition.alert.finding.metric for transition in notification.transitions],
+                step=first.finding.step,
+            )
+        self._decided()

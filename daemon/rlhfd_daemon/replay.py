@@ -1,0 +1,43 @@
+"""A recording played through the same analyzers and the same alert lifecycle as the live daemon's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rlhfd_alerts.content import body, canonical_json
+from rlhfd_alerts.grouping import group
+from rlhfd_alerts.lifecycle import Lifecycle
+from rlhfd_daemon.analyzers import build
+from rlhfd_daemon.config import AnalyzersConfig
+from rlhfd_daemon.frame import FrameError, decode
+from rlhfd_daemon.pipeline import Pipeline
+from rlhfd_daemon.recording import read
+from rlhfd_daemon.runs import Peer, Runs
+from rlhfd_daemon.segment import Damage
+
+
+def replay(
+    log: Path, analyzers: AnalyzersConfig, *, speed: float = 0.0, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[bytes]:
+    """The webhook bodies that the recording at ``log`` leads to, in order.
+
+    ``speed`` is a multiple of the recorded pace, 0 as fast as possible; it does not change a byte. Damaged
+    records and frames that cannot be decoded are passed over, as the daemon does.
+    """
+    runs, pipeline = Runs(), Pipeline(build(analyzers), Lifecycle())
+    before_ns: int | None = None
+    for record in read(log):
+        if isinstance(record, Damage):
+            continue
+        if speed > 0 and before_ns is not None:
+            sleep(max(0, record.received_ns - before_ns) / 1e9 / speed)
+        before_ns = record.received_ns
+        try:
+            frame = decode(record.payload)
+        except FrameError:
+            continue
+        if runs.admit(frame, Peer(record.uid, record.pid), record.received_ns / 1e9):
+            for notification in group(pipeline.observe(frame, record.received_ns, record.id)):
+                yield canonical_json(body(notification))

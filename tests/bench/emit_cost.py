@@ -1,0 +1,158 @@
+"""What recording one step of 24 scalars costs the training thread: emit() beside its peers, each in its own process.
+
+Usage: python tests/bench/emit_cost.py [STEPS]. Prints median and 99th percentile of the call in microseconds, the
+CPU time of the whole process per step, and the median as a multiple of the bare cost (msgpack + zmq.send in the
+caller's thread). Contenders run in turn, several rounds, so that other load on the machine meets all of them; the
+best round of each counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+NAMES = """
+policy_loss actor_lr ppo_kl ppo_clip_ratio vllm_kl kl reward return response_length total_length values critic_loss
+group_reward_std truncated entropy_loss actor_grad_norm critic_lr critic_grad_norm logprobs_diff
+timing/make_experience timing/ppo_train timing/broadcast timing/generation timing/step_total
+"""
+KEYS = NAMES.split()
+CONTENDERS = (
+    "bare", "rlhfd_up", "rlhfd_stopped", "rlhfd_absent", "prometheus_client", "json_line", "tensorboard",
+)  # fmt: skip
+ROUNDS = 3
+PACE_SECONDS = 0.0002
+
+Record = Callable[[int], object]
+
+
+def step(i: int) -> dict[str, float]:
+    return {f"train/{key}": 0.1 * j + 1e-4 * i for j, key in enumerate(KEYS)}
+
+
+def bare() -> Record:
+    """What cannot be avoided: pack the frame, give it to a connected socket."""
+    import msgpack
+    import zmq
+
+    context = zmq.Context()
+    endpoint = f"ipc://{tempfile.mkdtemp()}/s"
+    program = f"import zmq\ns = zmq.Context().socket(zmq.PULL)\ns.bind({endpoint!r})\nwhile True: s.recv()"
+    sink = subprocess.Popen([sys.executable, "-c", program])
+    push = context.socket(zmq.PUSH)
+    push.set_hwm(100_000)
+    push.setsockopt(zmq.LINGER, 0)
+    push.connect(endpoint)
+    _sinks.append(sink)
+    time.sleep(1.0)
+
+    def record(i: int) -> None:
+        frame = {"v": 1, "run": "r", "boot": "b", "role": "PPOTrainer", "rank": 0, "stream": "0123456789abcdef",
+                 "pid": 1, "seq": i, "time_ns": time.time_ns(), "mono_ns": time.monotonic_ns(), "kind": "metrics",
+                 "step": i, "metrics": step(i)}  # fmt: skip
+        push.send(msgpack.packb(frame), zmq.NOBLOCK)
+
+    return record
+
+
+_sinks: list[subprocess.Popen[bytes]] = []
+
+
+def rlhfd(state: str) -> Record:
+    from rlhfd_emitter import Emitter
+
+    directory = tempfile.mkdtemp()
+    endpoint = f"ipc://{directory}/s"
+    if state != "absent":
+        config = Path(directory, "c.toml")
+        config.write_text(f'[daemon]\nstate_dir = "{directory}/state"\n[ingest]\nendpoint = "{endpoint}"\n')
+        command = [sys.executable, "-m", "rlhfd_daemon", "daemon", "--config", str(config)]
+        _sinks.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    emitter = Emitter("r", "PPOTrainer", 0, boot="b", endpoint=endpoint)
+    if state != "absent":
+        emitter.emit(0, step(0))
+        while len(emitter._ring):
+            time.sleep(0.05)
+    if state == "stopped":
+        _sinks[-1].send_signal(signal.SIGSTOP)
+    return lambda i: emitter.emit(i, step(i))
+
+
+def prometheus() -> Record:
+    from prometheus_client import Gauge
+
+    gauges = {f"train/{key}": Gauge(key.replace("/", "_"), key) for key in KEYS}
+
+    def record(i: int) -> None:
+        for key, value in step(i).items():
+            gauges[key].set(value)
+
+    return record
+
+
+def json_line() -> Record:
+    file = Path(tempfile.mkdtemp(), "x.jsonl").open("a", buffering=1)  # noqa: SIM115 - open as long as the process
+    return lambda i: file.write(json.dumps({"step": i, **step(i)}) + "\n")
+
+
+def tensorboard() -> Record:
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(tempfile.mkdtemp())
+    return lambda i: [writer.add_scalar(key, value, i) for key, value in step(i).items()]
+
+
+def measure(name: str, steps: int) -> None:
+    makers: dict[str, Callable[[], Record]] = {
+        "bare": bare, "prometheus_client": prometheus, "json_line": json_line, "tensorboard": tensorboard,
+    }  # fmt: skip
+    record = rlhfd(name.removeprefix("rlhfd_")) if name.startswith("rlhfd_") else makers[name]()
+    for i in range(200):
+        record(i)
+    before, latencies = resource.getrusage(resource.RUSAGE_SELF), []
+    for i in range(steps):
+        began = time.perf_counter_ns()
+        record(i)
+        latencies.append(time.perf_counter_ns() - began)
+        if i % 20 == 0:
+            time.sleep(PACE_SECONDS * 20)  # a training step does other things, too
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / steps * 1e6
+    latencies.sort()
+    p50, p99 = latencies[steps // 2] / 1e3, latencies[steps * 99 // 100] / 1e3
+    print(json.dumps({"p50": p50, "p99": p99, "cpu": cpu}), flush=True)
+    for sink in _sinks:
+        sink.kill()
+    os._exit(0)
+
+
+def main(steps: int) -> None:
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    for _ in range(ROUNDS):
+        for name in CONTENDERS:
+            command = [sys.executable, __file__, "--child", name, str(steps)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            if done.returncode or not done.stdout:
+                raise SystemExit(f"{name} failed: {done.stderr[-500:]}")
+            results[name].append(json.loads(done.stdout.splitlines()[-1]))
+    best = {name: {key: min(round_[key] for round_ in rounds) for key in rounds[0]} for name, rounds in results.items()}
+    print(f"recording 24 scalars, {steps} steps, best of {ROUNDS} rounds, microseconds")
+    print(f"{'':20s}{'median':>9s}{'p99':>9s}{'cpu/step':>10s}{'x bare':>8s}")
+    for name, figures in best.items():
+        ratio = figures["p50"] / best["bare"]["p50"]
+        print(f"{name:20s}{figures['p50']:9.1f}{figures['p99']:9.1f}{figures['cpu']:10.1f}{ratio:8.2f}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        measure(sys.argv[2], int(sys.argv[3]))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 3000)

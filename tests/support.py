@@ -1,0 +1,116 @@
+"""Shared by the tests: a real daemon process in a directory of its own, and waiting without sleeping blindly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlhfd_daemon.control import ask
+from rlhfd_daemon.errors import ControlError
+from rlhfd_daemon.frame import Frame, decode
+from rlhfd_daemon.recording import read
+from rlhfd_daemon.segment import Record
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], timeout: float = 15.0) -> T:
+    """What ``condition`` returns as soon as it is true; ``TimeoutError`` with its last value otherwise."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still {value!r} after {timeout} s")
+        time.sleep(0.02)
+    return value
+
+
+class DaemonProcess:
+    """`rlhfd daemon` on a state directory and a socket under ``directory``; may be killed and started again."""
+
+    def __init__(self, directory: Path, config: str = "", environ: Mapping[str, str] | None = None) -> None:
+        self.directory = directory
+        self.socket = directory / "rlhfd.sock"
+        self.endpoint = f"ipc://{self.socket}"
+        self.control = directory / "control.sock"
+        self.state = directory / "state"
+        self.config = directory / "rlhfd.toml"
+        self.config.write_text(
+            f'[daemon]\nstate_dir = "{self.state}"\n[ingest]\nendpoint = "{self.endpoint}"\n{config}'
+        )
+        self.environ = {**os.environ, **(environ or {})}
+        self.log = directory / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> DaemonProcess:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rlhfd_daemon", "daemon", "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                env=self.environ,
+            )
+        wait_for(self._answers, 20)
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log.read_text()[-3000:]}")
+        with contextlib.suppress(ControlError):
+            self.status()
+            return True
+        return False
+
+    def status(self) -> dict[str, Any]:
+        return ask(self.control, "GET", "/api/v1/status")
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, as the kernel or an impatient operator would."""
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+        try:
+            return self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+            raise
+
+    def frames(self) -> list[Frame]:
+        """What is in the frame log, in order."""
+        records = (record for record in read(self.state / "frames") if isinstance(record, Record))
+        return [decode(record.payload) for record in records]
+
+    def streams(self) -> dict[str, dict[str, Any]]:
+        """Every stream the daemon knows, by id."""
+        return {stream["stream"]: stream for run in self.status()["runs"] for stream in run["streams"]}
+
+
+@contextlib.contextmanager
+def running_daemon(
+    directory: Path, config: str = "", environ: Mapping[str, str] | None = None
+) -> Iterator[DaemonProcess]:
+    """A daemon for the length of a ``with`` block."""
+    daemon = DaemonProcess(directory, config, environ).start()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
