@@ -17,6 +17,9 @@ from rlhfd_emitter.wrappers import Wrapper, before, phase
 _TRAINER = "openrlhf.trainer"
 _RAY = "openrlhf.trainer.ray"
 
+# Homes of symbols in older versions, where it is right that the newest has none.
+FORMER = frozenset({f"{_TRAINER}.ppo_utils.experience_maker.SamplesGenerator.generate_samples"})
+
 # module -> symbol -> wrapper. A symbol that a version lacks is skipped and reported as missing.
 WRAPPERS: dict[str, dict[str, Wrapper]] = {
     f"{_RAY}.launcher": {
@@ -41,7 +44,7 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
     },
     f"{_TRAINER}.ppo_utils.experience_maker": {
-        "SamplesGenerator.generate_samples": phase("generation"),  # its home up to 0.9.8
+        "SamplesGenerator.generate_samples": phase("generation"),  # up to 0.9.8
         "RemoteExperienceMaker.make_experience_batch": phase("make_experience"),
     },
     "openrlhf.utils.deepspeed.deepspeed": {
@@ -80,7 +83,7 @@ def bind(process: Process, module: ModuleType) -> None:
         name = f"{module.__name__}.{symbol}"
         if guarded(_bind_one, process, module, symbol, wrapper):
             process.bound.append(name)
-        else:
+        elif name not in FORMER:
             process.missing.append(name)
     process.report_hooks()
 

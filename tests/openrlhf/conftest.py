@@ -1,0 +1,107 @@
+"""The OpenRLHF environment with this checkout's rlhfd in it, a Ray head, and a webhook receiver in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrlhf.lab import Lab
+from openrlhf.ray_head import ray_head
+from rlhfd_alerts.testing import SECRET, WebhookServer
+from support import DaemonProcess
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """The environment of :meth:`Lab.find` with rlhfd installed as a user would, from a wheel and without extras."""
+    found = Lab.find()
+    wheels = tmp_path_factory.mktemp("wheel")
+    pip = [str(found.python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, *pip[1:], "wheel", "--no-deps", "-w", str(wheels), str(CHECKOUT)], check=True)
+    (wheel,) = wheels.glob("rlhfd-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--force-reinstall", str(wheel)], check=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def ray(lab: Lab) -> Iterator[str]:
+    """The address of a Ray head that was started before any run and knows nothing of rlhfd."""
+    with ray_head(lab) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A private directory with a short path, for sockets."""
+    with tempfile.TemporaryDirectory(prefix="rlhfd-") as directory:
+        yield Path(directory)
+
+
+class Hook:
+    """A real HTTP receiver for webhooks, running in a thread; notes when each call arrived (Unix seconds)."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.calls: list[tuple[float, dict[str, Any]]] = []
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+
+    async def _serve(self) -> None:
+        self._stopped = asyncio.Event()
+        async with WebhookServer() as server:
+            self.url = server.url
+            self._ready.set()
+            while not self._stopped.is_set():
+                try:
+                    await server.wait_for(len(self.calls) + 1, timeout=0.2)
+                except asyncio.TimeoutError:
+                    continue
+                self.calls.append((time.time(), json.loads(server.requests[len(self.calls)].body)))
+
+    def __enter__(self) -> Hook:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(10)
+        self._loop.close()
+
+
+def daemon_with_hook(directory: Path, hook: Hook) -> DaemonProcess:
+    """A daemon that sends its alerts to ``hook``; not started yet."""
+    target = f'[targets.hook]\nurl = "{hook.url}"\nsecret_env = "HOOK_SECRET"\n'
+    return DaemonProcess(directory, target, {"HOOK_SECRET": SECRET})
+
+
+def under_rlhfd(lab: Lab, run: str, endpoint: str) -> tuple[str, ...]:
+    """What a user writes before the training command."""
+    return (str(lab.venv / "bin" / "rlhfd"), "run", "--run", run, "--endpoint", endpoint, "--")
+
+
+def rows(trace: Path) -> list[dict[str, Any]]:
+    """What OpenRLHF logged, as recorded beside it with all digits."""
+    return [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
+
+
+def wait_for_step(trace: Path, step: int, timeout: float, alive: Callable[[], bool]) -> None:
+    """Return once OpenRLHF has logged ``step``."""
+    deadline = time.monotonic() + timeout
+    while not any(row["step"] >= step for row in rows(trace)):
+        assert alive(), f"the run ended before step {step}"
+        assert time.monotonic() < deadline, f"no step {step} after {timeout} s"
+        time.sleep(0.1)

@@ -1,0 +1,120 @@
+"""Two PPO runs at the same time, each with its own fault in the reward: alerts name the right run, metric and step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrlhf.conftest import Hook, daemon_with_hook, rows, under_rlhfd
+from openrlhf.lab import Lab
+from openrlhf.runs import start_ppo
+from rlhfd_alerts.canonical import canonical_json
+from rlhfd_daemon.frame import Frame
+from support import wait_for
+
+STEPS = 40
+FAULT_STEP = {"nan": 27, "const": 29}
+WITHIN_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of both runs."""
+
+    calls: list[tuple[float, dict[str, Any]]]
+    frames: list[Frame]
+    logged: dict[str, list[dict[str, Any]]]
+    frame_log: Path
+
+
+@pytest.fixture(scope="module")
+def outcome(lab: Lab, ray: str, folder: Path) -> Iterator[Outcome]:
+    with Hook() as hook:
+        daemon = daemon_with_hook(folder, hook).start()
+        try:
+            processes = {
+                fault: start_ppo(
+                    lab,
+                    ray,
+                    fault,
+                    steps=STEPS,
+                    reward=fault,
+                    fault_step=step,
+                    log=folder / f"{fault}.log",
+                    trace=folder / f"{fault}.jsonl",
+                    prefix=under_rlhfd(lab, f"run-{fault}", daemon.endpoint),
+                )
+                for fault, step in FAULT_STEP.items()
+            }
+            try:
+                for process in processes.values():
+                    assert process.wait(900) == 0, process.tail()
+            finally:
+                for process in processes.values():
+                    process.kill()
+            wait_for(lambda: daemon.status()["targets"]["hook"].get("delivered") == len(hook.calls))
+        finally:
+            daemon.stop()
+        logged = {fault: rows(folder / f"{fault}.jsonl") for fault in FAULT_STEP}
+        yield Outcome(hook.calls, daemon.frames(), logged, daemon.state / "frames")
+
+
+def first_call(outcome: Outcome, run: str, rule: str, metrics: set[str]) -> tuple[float, dict[str, Any]]:
+    """The first firing call about ``run`` by ``rule`` that names one of ``metrics``."""
+    for arrived, body in outcome.calls:
+        data = body["data"]
+        named = {alert["metric"] for alert in data["alerts"]}
+        if (body["type"], data["run"], data["rule"]) == ("alert.firing", run, rule) and named & metrics:
+            return arrived, data
+    raise AssertionError(f"no {rule} alert about {metrics} of {run} among {[body for _, body in outcome.calls]}")
+
+
+def logged_at(outcome: Outcome, fault: str, step: int) -> float:
+    """When OpenRLHF logged ``step`` (Unix seconds)."""
+    return float(next(row["time"] for row in outcome.logged[fault] if row["step"] == step))
+
+
+def test_a_nan_reward_calls_the_webhook_in_time_with_metric_step_and_run(outcome: Outcome) -> None:
+    step = FAULT_STEP["nan"]
+    arrived, data = first_call(outcome, "run-nan", "non_finite", {"train/reward"})
+    (alert,) = [alert for alert in data["alerts"] if alert["metric"] == "train/reward"]
+    assert alert["onset_step"] == data["step"] == step
+    assert alert["value"] == "NaN"
+    assert data["severity"] == "critical"
+    assert arrived < logged_at(outcome, "nan", step + WITHIN_STEPS)
+
+
+def test_a_constant_reward_calls_the_webhook_in_time_with_metric_step_and_run(outcome: Outcome) -> None:
+    step = FAULT_STEP["const"]
+    spread = {"train/rollout/reward_std", "train/group_reward_std"}
+    arrived, data = first_call(outcome, "run-const", "robust_z", spread)
+    alert = next(alert for alert in data["alerts"] if alert["metric"] in spread)
+    assert alert["onset_step"] == step
+    assert alert["value"] == 0.0
+    assert step <= data["step"] <= step + WITHIN_STEPS
+    assert arrived < logged_at(outcome, "const", step + WITHIN_STEPS)
+
+
+def test_the_two_runs_are_kept_apart(outcome: Outcome) -> None:
+    assert not [body for _, body in outcome.calls if body["data"]["run"] not in ("run-nan", "run-const")]
+    assert not [body for _, body in outcome.calls
+                if (body["data"]["run"], body["data"]["rule"]) == ("run-const", "non_finite")]  # fmt: skip
+    boots = {run: {frame.boot for frame in outcome.frames if frame.run == run} for run in ("run-nan", "run-const")}
+    assert all(len(found) == 1 for found in boots.values())
+    for fault in FAULT_STEP:
+        arrived = {f.step: f.metrics for f in outcome.frames if f.run == f"run-{fault}" and f.kind == "metrics"}
+        for row in outcome.logged[fault]:
+            assert arrived[row["step"]]["train/timing/step_total"] == row["train/timing/step_total"]
+
+
+def test_the_recording_replays_to_the_alerts_that_were_sent(outcome: Outcome) -> None:
+    command = [sys.executable, "-m", "rlhfd_daemon", "replay", str(outcome.frame_log)]
+    first, second = (subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2))
+    assert first == second
+    assert sorted(first.splitlines()) == sorted(canonical_json(body) for _, body in outcome.calls)
