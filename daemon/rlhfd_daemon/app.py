@@ -76,6 +76,7 @@ class App:
             allowed_uids=config.ingest.allowed_uids,
             sink=self._take,
             answer_for=self._answer_for,
+            refuse=self.runs.refuse,
         )
         self.control = ControlServer(control_socket_of(config), status=lambda: status(self), mute=self.mute)
 

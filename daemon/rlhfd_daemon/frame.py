@@ -67,6 +67,9 @@ class FrameError(DaemonError):
         self.seq = seq
 
 
+# msgspec lets Python's own error through where a text is not UTF-8.
+_NOT_READABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 _decode = msgspec.msgpack.Decoder(Frame).decode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_link = msgspec.msgpack.Decoder(Link).decode
@@ -79,12 +82,14 @@ def decode(payload: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Frame:
     :raises FrameError: for everything else, with the reason and, in its text, the field.
     """
     if len(payload) > max_bytes:
-        raise FrameError("too_large", f"{len(payload)} bytes; at most {max_bytes} are taken")
+        head = _head(payload)
+        text = f"{len(payload)} bytes; at most {max_bytes} are taken"
+        raise FrameError("too_large", text, stream=head.stream, seq=head.seq)
     try:
         frame = _decode(payload)
     except msgspec.ValidationError as error:
         raise _explain(payload, error) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _NOT_READABLE as error:
         raise FrameError("malformed", f"not one msgpack map: {error}") from error
     where = {"stream": frame.stream, "seq": frame.seq}
     if frame.v != VERSION:
@@ -100,23 +105,24 @@ def decode_link(part: bytes) -> Link:
     """:raises FrameError: ``part`` is not a msgpack array of two integers."""
     try:
         return _decode_link(part)
-    except msgspec.MsgspecError as error:
+    except _NOT_READABLE as error:
         raise FrameError("malformed", f"the link before the frame: {error}") from error
 
 
 def _explain(payload: bytes, error: Exception) -> FrameError:
-    try:
-        head = _decode_head(payload)
-    except (msgspec.MsgspecError, RecursionError):
-        return FrameError("schema", str(error))
+    head = _head(payload)
     if head.v != VERSION:
-        return FrameError(
-            "version",
-            f"wire version {head.v}; this daemon reads version {VERSION}",
-            stream=head.stream,
-            seq=head.seq,
-        )
+        text = f"wire version {head.v}; this daemon reads version {VERSION}"
+        return FrameError("version", text, stream=head.stream, seq=head.seq)
     return FrameError("schema", str(error), stream=head.stream, seq=head.seq)
+
+
+def _head(payload: bytes) -> _Head:
+    """What every version has in common, as far as it can be read."""
+    try:
+        return _decode_head(payload)
+    except _NOT_READABLE:
+        return _Head(VERSION)
 
 
 def _is_plain(value: object, depth: int) -> bool:

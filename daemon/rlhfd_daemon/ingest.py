@@ -18,7 +18,7 @@ import structlog
 import zmq
 
 from rlhfd_daemon.errors import EndpointError
-from rlhfd_daemon.frame import VERSION, Frame, FrameError, Link, decode, decode_link
+from rlhfd_daemon.frame import MAX_FRAME_BYTES, VERSION, Frame, FrameError, Link, decode, decode_link
 from rlhfd_daemon.runs import Peer
 from rlhfd_emitter.endpoint import MAX_IPC_PATH_BYTES, ipc_path
 
@@ -56,10 +56,12 @@ class Answer:
 
 Sink = Callable[[list[Received]], None]
 AnswerFor = Callable[[str], Answer]
+Refuse = Callable[[str, int, "Link | None"], int]
 
 
 class Ingest:
-    """Decodes what arrives, hands good frames to ``sink`` and then acknowledges them with ``answer_for(stream)``.
+    """Decodes what arrives, hands good frames to ``sink`` and then acknowledges them with ``answer_for(stream)``;
+    ``refuse(stream, seq, link)`` says up to where a stream is acknowledged when one of its frames is refused.
 
     What is no frame is counted in ``rejected`` by reason and never reaches the sink.
     """
@@ -72,6 +74,7 @@ class Ingest:
         allowed_uids: Collection[int],
         sink: Sink,
         answer_for: AnswerFor,
+        refuse: Refuse = lambda _stream, seq, _link: seq,
     ) -> None:
         self.endpoint = endpoint
         self.received = 0
@@ -80,6 +83,7 @@ class Ingest:
         self._allowed_uids = frozenset(allowed_uids)
         self._sink = sink
         self._answer_for = answer_for
+        self._refuse = refuse
         self._routes: dict[str, bytes] = {}
         self._context: zmq.Context[Any] | None = None
         self._socket: zmq.Socket[Any] | None = None
@@ -95,7 +99,9 @@ class Ingest:
         self._context = zmq.Context()
         socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
+        # Beyond this ZeroMQ ends the connection without a word, and the emitter would send the frame again for ever:
+        # whatever an emitter may send has to get far enough to be refused by name.
+        socket.setsockopt(zmq.MAXMSGSIZE, 2 * max(self._max_frame_bytes, MAX_FRAME_BYTES))
         socket.setsockopt(zmq.RCVHWM, 1000)
         socket.setsockopt(zmq.SNDHWM, 1000)
         self._socket = socket
@@ -177,16 +183,17 @@ class Ingest:
         if self._allowed_uids and peer.uid not in (-1, *self._allowed_uids):
             self._reject("peer_uid", f"uid {peer.uid} is not in ingest.allowed_uids")
             return
+        link = None
         try:
             if len(message) > 3:
                 raise FrameError("malformed", f"{len(message) - 1} parts instead of a link and a frame")
-            frame = decode(payload, self._max_frame_bytes)
             link = decode_link(message[1].bytes) if len(message) == 3 else None
+            frame = decode(payload, self._max_frame_bytes)
         except FrameError as error:
             self._reject(error.reason, str(error))
             if error.stream:
-                text = f"{error.reason}: {error}"
-                self._answer(route, Answer(error.stream, error.seq, mute=False, refused=text))
+                ack = self._refuse(error.stream, error.seq, link)
+                self._answer(route, Answer(error.stream, ack, mute=False, refused=f"{error.reason}: {error}"))
             return
         self._routes[frame.stream] = route
         acks[route] = frame.stream

@@ -15,10 +15,9 @@ from rlhfd_daemon.frame import VERSION, Frame, FrameError, decode, encode
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Received
 from rlhfd_daemon.pipeline import Pipeline
-from rlhfd_daemon.runs import Peer, Runs
+from rlhfd_daemon.runs import DAEMON_ROLE, Peer, Runs
 from rlhfd_daemon.segment import Damage, Record
 
-ROLE = "rlhfd"
 log = structlog.get_logger()
 
 
@@ -74,7 +73,7 @@ class Recorder:
             v=VERSION,
             run=run,
             boot=boot,
-            role=ROLE,
+            role=DAEMON_ROLE,
             stream=f"{self._own_stream}-{run}"[:64],
             pid=0,
             seq=self._own_seq,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from rlhfd_daemon.frame import Frame, Link
 
 MAX_STREAMS = 20_000
+# The daemon's own observations of a run, read back from the log after a restart.
+DAEMON_ROLE = "rlhfd"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Run:
 
     @property
     def live(self) -> bool:
-        return any(stream.ended is None for stream in self.streams.values())
+        return any(stream.ended is None and stream.role != DAEMON_ROLE for stream in self.streams.values())
 
 
 class Runs:
@@ -103,6 +105,15 @@ class Runs:
         self._follow(stream, frame, now)
         return True
 
+    def refuse(self, stream_id: str, seq: int, link: Link | None) -> int:
+        """Pass over a frame that cannot be taken; returns the sequence number to acknowledge."""
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            return seq
+        if link is None or link.previous <= max(stream.last_seq, link.acknowledged):
+            stream.last_seq = max(stream.last_seq, seq)
+        return stream.last_seq
+
     def end(self, stream_id: str, reason: str) -> None:
         """The stream's process is gone."""
         stream = self.streams.get(stream_id)
@@ -143,5 +154,5 @@ class Runs:
             stream.ended = "process_stop"
         elif frame.event == "run_start":
             run.trainer = str(frame.fields.get("trainer"))
-        elif frame.event == "stream_end":
+        elif frame.event == "stream_end" and frame.role == DAEMON_ROLE:
             self.end(str(frame.fields.get("stream")), str(frame.fields.get("reason")))

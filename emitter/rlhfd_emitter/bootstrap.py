@@ -43,7 +43,7 @@ def process_kind(argv: Sequence[str]) -> str | None:
     program = main_program(argv)
     if program is None:
         return None
-    if program.endswith("default_worker.py"):
+    if program.replace("\\", "/").rpartition("/")[2] == "default_worker.py":
         return "ray_worker"
     module = program
     if program.endswith(".py"):

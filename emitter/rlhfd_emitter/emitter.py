@@ -76,12 +76,14 @@ class Emitter:
         self._encoder = frame.FrameEncoder(**identity, stream=self.stream, pid=os.getpid())  # type: ignore[arg-type]
         ping = frame.FrameEncoder(**identity, stream=self.stream, pid=os.getpid())  # type: ignore[arg-type]
         self._sender = sender.Sender(ring, self.endpoint, lambda: ping.encode(_ping(ring)))
-        self._not_started = threading.Lock()
+        self._started = False
+        self._start = threading.Lock()
         weakref.finalize(self, self._sender.stop).atexit = False
 
     def _start_sender(self) -> None:
         """Start the thread of this stream, once."""
-        if self._not_started.acquire(blocking=False):
+        if self._start.acquire(blocking=False):
+            self._started = True
             self._sender.start()
 
     def _after_fork(self) -> None:
@@ -110,7 +112,9 @@ class Emitter:
         try:
             kept = self._frame.clean_metrics(metrics, self._count)
             if kept:
-                self._put("metrics", step, {"metrics": kept})
+                tail = _tail("metrics", step)
+                tail["metrics"] = kept
+                self._put("metrics", tail)
         except Exception:  # noqa: BLE001 - the oath
             self._count("metrics:bad_call")
 
@@ -120,8 +124,10 @@ class Emitter:
         if self._closed or self.off_reason is not None:
             return
         try:
-            step = fields.pop("step", None)
-            self._put("event", step, {"event": _name("kind", kind), "fields": self._frame.clean_fields(fields)})
+            tail = _tail("event", fields.pop("step", None))
+            tail["event"] = _name("kind", kind)
+            tail["fields"] = self._frame.clean_fields(fields)
+            self._put("events", tail)
         except Exception:  # noqa: BLE001 - the oath
             self._count("events:bad_call")
 
@@ -137,33 +143,34 @@ class Emitter:
         self._closed = True
         self._sender.stop(timeout)
 
-    def _put(self, kind: str, step: object, body: dict[str, object]) -> None:
-        is_event = kind == "event"
-        drop_class = "events" if is_event else "metrics"
+    def _put(self, drop_class: str, tail: dict[str, object]) -> None:
+        """Number the frame whose changing part is ``tail`` and put it into the ring. The training thread's path."""
         if self._sender.muted:
             self._count(f"{drop_class}:muted")
             return
-        if step is not None:
-            step = int(step)  # type: ignore[call-overload]
-        with self._ring.lock:
-            tail: dict[str, object] = {
-                "seq": self._seq + 1, "time_ns": time.time_ns(), "mono_ns": time.monotonic_ns(),
-                "kind": kind, "step": step, **body,
-            }  # fmt: skip
-            if self._ring.drops:
-                tail["drops"] = dict(self._ring.drops)
+        ring = self._ring
+        with ring.lock:
+            tail["seq"] = self._seq + 1
+            if ring.drops:
+                tail["drops"] = dict(ring.drops)
             frame = self._encoder.encode(tail)
             if len(frame) > self._frame.MAX_FRAME_BYTES:
                 self._count(f"{drop_class}:too_large")
                 return
             self._seq += 1
-            self._ring.push(Entry(self._seq, frame, is_event))
-        if not self._sender.started:
+            ring.push(Entry(self._seq, frame, drop_class == "events"))
+        if not self._started:
             self._start_sender()
 
     def _count(self, reason: str) -> None:
         with self._ring.lock:
             self._ring.drops[reason] += 1
+
+
+def _tail(kind: str, step: object) -> dict[str, object]:
+    if step is not None and type(step) is not int:
+        step = int(step)  # type: ignore[call-overload]
+    return {"seq": 0, "time_ns": time.time_ns(), "mono_ns": time.monotonic_ns(), "kind": kind, "step": step}
 
 
 def _ping(ring: Ring) -> dict[str, object]:

@@ -17,6 +17,10 @@ MAX_TEXT = 4096
 
 Count = Callable[[str], None]
 
+# Keys that were found good, so that they need not be looked at again. Bounded: a run has tens of metrics.
+_known_keys: set[str] = set()
+MAX_KNOWN_KEYS = 4096
+
 
 def number(value: object) -> float | None:
     """A float of ``value``, or ``None`` if it is none; an accelerator tensor is refused, since reading it
@@ -34,12 +38,15 @@ def number(value: object) -> float | None:
 
 def clean_metrics(metrics: Mapping[str, object], count: Count) -> dict[str, float]:
     """The numbers among ``metrics``; ``None`` is absent, all else that is left out is counted by reason."""
-    if _is_clean(metrics):
-        return metrics  # type: ignore[return-value]
+    known = type(metrics) is dict and len(metrics) <= MAX_METRICS and metrics.keys() <= _known_keys
+    if known and set(map(type, metrics.values())) == {float}:
+        return metrics  # type: ignore[return-value]  # what OpenRLHF logs as a rule, decided without a Python loop
     kept: dict[str, float] = {}
     for key, value in metrics.items():
         if value is not None:
             _keep(kept, key, value, count)
+    if len(kept) <= MAX_METRICS and len(_known_keys) < MAX_KNOWN_KEYS:
+        _known_keys.update(kept)
     if len(kept) > MAX_METRICS:
         for key in list(kept)[MAX_METRICS:]:
             del kept[key]
@@ -47,22 +54,11 @@ def clean_metrics(metrics: Mapping[str, object], count: Count) -> dict[str, floa
     return kept
 
 
-def _is_clean(metrics: Mapping[str, object]) -> bool:
-    """True for what OpenRLHF logs as a rule, a dict of floats under short names; decided without a Python loop."""
-    return (
-        type(metrics) is dict
-        and 0 < len(metrics) <= MAX_METRICS
-        and set(map(type, metrics.values())) == {float}
-        and set(map(type, metrics)) == {str}
-        and max(map(len, metrics)) <= MAX_KEY_BYTES // 4  # a character has at most 4 bytes
-    )
-
-
 def _keep(kept: dict[str, float], key: object, value: object, count: Count) -> None:
+    if not _is_key(key):
+        count("value:bad_key")
+        return
     try:
-        if not isinstance(key, str) or len(key.encode()) > MAX_KEY_BYTES:
-            count("value:bad_key")
-            return
         converted = number(value)
     except Exception:  # noqa: BLE001 - __float__ and friends are the caller's code
         converted = None
@@ -72,24 +68,37 @@ def _keep(kept: dict[str, float], key: object, value: object, count: Count) -> N
         kept[str(key)] = converted
 
 
+def _is_key(key: object) -> bool:
+    try:
+        return isinstance(key, str) and 0 < len(key.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
 def clean_fields(value: object, depth: int = 0) -> Any:
     """``value`` in msgpack's plain types, cut to the wire's limits; an unknown object becomes its type's name
     (its ``repr`` may be slow, large or raise)."""
     if value is None or isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else float(value)
+        if -(2**63) <= value < 2**63:
+            return value
+        return float(value) if abs(value) < 10**308 else "<int>"
     if isinstance(value, str):
         text = value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
-        return text.encode("utf-8", "replace").decode()
+        return _encodable(text)
     if depth >= MAX_DEPTH - 1:
         return f"<{type(value).__name__}>"
     if isinstance(value, Mapping):
         pairs = list(value.items())[:MAX_ITEMS]
-        return {str(k)[:MAX_KEY_BYTES]: clean_fields(v, depth + 1) for k, v in pairs}
+        return {_encodable(str(k)[:MAX_KEY_BYTES]): clean_fields(v, depth + 1) for k, v in pairs}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [clean_fields(v, depth + 1) for v in list(value)[:MAX_ITEMS]]
     return f"<{type(value).__name__}>"
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 class FrameEncoder:

@@ -81,7 +81,10 @@ def bind(process: Process, module: ModuleType) -> None:
     """Put the wrappers round the symbols that ``module`` has; each is bound once and alone."""
     for symbol, wrapper in WRAPPERS[module.__name__].items():
         name = f"{module.__name__}.{symbol}"
-        if guarded(_bind_one, process, module, symbol, wrapper):
+        held = guarded(_bind_one, process, module, symbol, wrapper)
+        if name in process.bound or name in process.missing:
+            continue  # the module was reloaded: bound again, reported once
+        if held:
             process.bound.append(name)
         elif name not in FORMER:
             process.missing.append(name)

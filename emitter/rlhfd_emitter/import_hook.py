@@ -31,18 +31,22 @@ class AfterImportFinder:
         finally:
             self._searching.discard(fullname)
         if spec is not None and spec.loader is not None:
-            self._add_step(spec.loader, self._callbacks[fullname])
+            self._add_step(spec.loader)
         return spec
 
-    def _add_step(self, loader: object, callback: AfterImport) -> None:
+    def _add_step(self, loader: object) -> None:
         original = getattr(loader, "exec_module", None)
-        if original is None:
+        if original is None or getattr(original, "__rlhfd__", None) is self:
             return
 
+        # Asks for the name again: a loader may serve many modules, as those of other import hooks often do.
         def exec_module(module: ModuleType) -> None:
+            name = module.__name__
             original(module)
-            callback(module)
+            if name in self._callbacks:
+                self._callbacks[name](module)
 
+        exec_module.__rlhfd__ = self  # type: ignore[attr-defined]
         try:
             loader.exec_module = exec_module  # type: ignore[attr-defined]
         except (AttributeError, TypeError):

@@ -61,7 +61,7 @@ class Ring:
         """Append the newest frame, dropping old ones until all fit."""
         with self.lock:
             (self._events if entry.is_event else self._metrics).append(entry)
-            self._bytes += entry.size
+            self._bytes += len(entry.frame) + OVERHEAD_BYTES
             while self._bytes > self.capacity_bytes and self._drop_oldest():
                 pass
 

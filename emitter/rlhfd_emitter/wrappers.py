@@ -37,10 +37,13 @@ def phase(name: str | None = None, observe_result: Callable[[Process, Any], None
     """Report the call as a phase: ``name``, or for ``execute_batch`` the name of the method it runs."""
 
     def wrap(process: Process, original: Function) -> Function:
+        def begin(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+            method = kwargs.get("method_name", args[1] if len(args) > 1 else None)
+            return process.begin(name or (method if isinstance(method, str) else original.__name__))
+
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            title = name or str(kwargs.get("method_name") or (args[1] if len(args) > 1 else original.__name__))
-            token: Any = guarded(process.begin, title)
+            token: Any = guarded(begin, args, kwargs)
             try:
                 result = original(*args, **kwargs)
             except BaseException as error:

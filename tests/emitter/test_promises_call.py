@@ -58,7 +58,7 @@ anything = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(step=anything, metrics=anything, kind=anything, fields=st.dictionaries(st.text(), anything, max_size=3))
 def test_promise_A1_emit_and_event_never_raise_whatever_the_argument(
     step: Any, metrics: Any, kind: Any, fields: dict[str, Any]
@@ -171,6 +171,8 @@ def test_promise_A5_oldest_metrics_go_first_events_last_and_every_drop_is_report
     produced = 2002
     dropped = emitter.drops["metrics:ring_full"]
     daemon.start()
+    # What the very last frame pushed out is in the report after it.
+    wait_for(lambda: [stream["drops"] for stream in daemon.streams().values()] == [{"metrics:ring_full": dropped}])
     wait_for(lambda: len(emitter._ring) == 0)
     (stream,) = daemon.streams().values()
     frames = daemon.frames()
@@ -178,7 +180,6 @@ def test_promise_A5_oldest_metrics_go_first_events_last_and_every_drop_is_report
     assert [frame.event for frame in frames if frame.kind == "event"] == ["run_start", "crash"]
     steps = [frame.step for frame in frames if frame.kind == "metrics"]
     assert steps == list(range(2000 - len(steps), 2000))
-    assert stream["drops"] == {"metrics:ring_full": dropped}
     assert dropped == produced - len(frames) == stream["gaps"] > 0
     emitter.close(0)
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from statistics import fmean, median
+from statistics import median
 
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.remedies import remedy
@@ -17,7 +17,7 @@ from rlhfd_daemon.sample import Sample
 
 RULE = "robust_z"
 MAD_TO_SIGMA = 1.4826  # for a normal distribution (Rousseeuw and Croux 1993)
-MEAN_DEVIATION_TO_SIGMA = 1.2533
+EXCURSION_SIGMAS = 3.0
 MIN_RELATIVE_SCALE = 1e-3
 
 
@@ -25,12 +25,12 @@ def level_and_scale(history: Sequence[float]) -> tuple[float, float]:
     """Median and a robust standard deviation of ``history``; scale 0 if it never moved.
 
     Where more than half of the values are equal (clip ratios that are mostly 0) the median absolute deviation
-    is 0 and the mean absolute deviation stands in for it.
+    is 0; then the largest excursion of the window counts as three standard deviations.
     """
     level = median(history)
     deviations = [abs(value - level) for value in history]
     mad = median(deviations)
-    scale = MAD_TO_SIGMA * mad if mad > 0 else MEAN_DEVIATION_TO_SIGMA * fmean(deviations)
+    scale = MAD_TO_SIGMA * mad if mad > 0 else max(deviations) / EXCURSION_SIGMAS
     return level, max(scale, MIN_RELATIVE_SCALE * abs(level)) if scale > 0 else 0.0
 
 
