@@ -73,7 +73,7 @@ class App:
         self.ingest = Ingest(
             endpoint_of(config),
             max_frame_bytes=config.ingest.max_frame_bytes,
-            allowed_uids=config.ingest.allowed_uids,
+            allowed_uids=config.ingest.allowed_uids or (os.geteuid(), 0),
             sink=self._take,
             answer_for=self._answer_for,
             refuse=self.runs.refuse,

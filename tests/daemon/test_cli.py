@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import rlhfd_daemon
+from rlhfd_alerts.testing import SECRET
 from rlhfd_daemon.cli import app
 from rlhfd_daemon.framelog import FrameLog
 from support import DaemonProcess, wait_for
@@ -71,11 +72,11 @@ def test_version_names_it() -> None:
 
 
 def test_a_good_configuration_is_called_good(tmp_path: Path) -> None:
-    path = config(tmp_path, '[targets.ops]\nurl = "https://example.org/hook"\n')
-    code, out, _ = invoked("config", "check", path)
-    assert code == 0
-    assert "good" in out
-    assert "ops" in out
+    (tmp_path / "secret").write_text(SECRET)
+    path = config(tmp_path, f'[targets.ops]\nurl = "https://example.org/hook"\nsecret_file = "{tmp_path}/secret"\n')
+    code, out, err = invoked("config", "check", path)
+    assert code == 0, err
+    assert "good; targets: ops" in out
 
 
 def test_everything_wrong_with_a_configuration_is_said_with_the_nearest_key(tmp_path: Path) -> None:
@@ -93,6 +94,7 @@ def test_everything_wrong_with_a_configuration_is_said_with_the_nearest_key(tmp_
     [
         ("[targets.x]\nurl = 'https://h/x'\nsecret_env = 'NOT_SET_ANYWHERE'\n", "NOT_SET_ANYWHERE"),
         ("[targets.x]\nurl = 'https://h/x'\nsecret_file = '/nonexistent'\n", "/nonexistent"),
+        ("[targets.x]\nurl = 'https://h/x'\n", "needs a secret"),
         ("not toml", "not valid TOML"),
     ],
 )
