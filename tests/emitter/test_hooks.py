@@ -8,7 +8,6 @@ import pytest
 
 from observed import V0_8, V0_11, Observed, events, phases
 
-
 TRAINER = """
 from openrlhf.trainer.ppo_trainer import PPOTrainer, compute_eval_metrics
 from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy

@@ -72,7 +72,7 @@ async def main():
 """,
     "concurrency": """
 async def main():
-    print(await asyncio.gather(*(collect(name, count) for count, name in enumerate("abcd"))))
+    print(await asyncio.gather(*(collect(name, count + 1) for count, name in enumerate("abcd"))))
 """,
 }
 
