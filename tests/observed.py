@@ -146,6 +146,19 @@ class SamplesGenerator:
 }
 del V0_8["openrlhf/trainer/ppo_utils/samples_generator.py"]
 
+# Beginnings of programs.
+TRAINER = """
+from openrlhf.trainer.ppo_trainer import PPOTrainer, compute_eval_metrics
+from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
+args = N(logger=N(wandb=N(key="SECRET-1", project="math"), logging_steps=1), data=N(input_key="prompt"),
+         reward=N(remote_url=["http://me:SECRET-2@rm:5000/get?token=SECRET-3"]), hf_token="SECRET-4")
+strategy = DeepspeedStrategy(args)
+trainer = PPOTrainer(strategy, None, None, None, None, [], None)
+"""
+ACTOR = """
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
+actor = PolicyModelActor(8, 3, "10.0.0.1", 29500)
+"""
 PRELUDE = "import sys\nfrom types import SimpleNamespace as N\nprocess = None\n"
 HOOKS = "from rlhfd_emitter import hooks\nprocess = hooks.install()\n"
 

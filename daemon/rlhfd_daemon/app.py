@@ -26,7 +26,7 @@ from rlhfd_daemon.recorder import Recorder
 from rlhfd_daemon.recording import tail
 from rlhfd_daemon.runs import Runs
 from rlhfd_daemon.statelock import StateLock
-from rlhfd_daemon.status import status
+from rlhfd_daemon.status import Parts, status
 from rlhfd_daemon.watch import vanished
 from rlhfd_emitter.endpoint import default_endpoint, ipc_path
 
@@ -78,7 +78,7 @@ class App:
             answer_for=self._answer_for,
             refuse=self.runs.refuse,
         )
-        self.control = ControlServer(control_socket_of(config), status=lambda: status(self), mute=self.mute)
+        self.control = ControlServer(control_socket_of(config), status=self._status, mute=self.mute)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. :raises DaemonError: what keeps the daemon from starting."""
@@ -126,6 +126,21 @@ class App:
             self.outbox.close()
         self._lock.release()
         log.info("stopped")
+
+    def _status(self) -> dict[str, object]:
+        return status(
+            Parts(
+                started_at=self.started_at,
+                reload_error=self.reload_error,
+                muted=self.muted,
+                ingest=self.ingest,
+                recorder=self.recorder,
+                framelog=self.framelog,
+                delivery=self.delivery,
+                lifecycle=self.pipeline.lifecycle,
+                runs=self.runs,
+            )
+        )
 
     def mute(self, run: str, muted: bool) -> int:
         """Tell the emitters of every launch of ``run`` to fall silent, or to speak again; how many were told."""

@@ -1,37 +1,51 @@
-"""What `rlhfd status` shows: the daemon's own counters and the state of every run, as plain values and as text."""
+"""The state of the daemon and of every run as plain values: the answer of `GET /api/v1/status`."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import rlhfd_daemon
+from rlhfd_alerts.lifecycle import Lifecycle
+from rlhfd_daemon.delivery import Delivery
+from rlhfd_daemon.framelog import FrameLog
+from rlhfd_daemon.ingest import Ingest
+from rlhfd_daemon.recorder import Recorder
+from rlhfd_daemon.runs import Run, Runs, Stream
 
-if TYPE_CHECKING:
-    from rlhfd_daemon.app import App
-    from rlhfd_daemon.runs import Run, Stream
+
+@dataclass(frozen=True)
+class Parts:
+    """What the answer is read from."""
+
+    started_at: float
+    reload_error: str | None
+    muted: Collection[str]
+    ingest: Ingest
+    recorder: Recorder
+    framelog: FrameLog
+    delivery: Delivery
+    lifecycle: Lifecycle
+    runs: Runs
 
 
-def status(app: App) -> dict[str, object]:
-    """The answer of ``GET /api/v1/status``. Times are Unix seconds, sizes bytes."""
-    log = app.framelog.stats()
+def status(parts: Parts) -> dict[str, object]:
+    """Times are Unix seconds, sizes bytes."""
+    log = parts.framelog.stats()
     return {
         "version": rlhfd_daemon.__version__,
         "pid": os.getpid(),
         "time": time.time(),
-        "started_at": app.started_at,
-        "endpoint": app.ingest.endpoint,
-        "reload_error": app.reload_error,
+        "started_at": parts.started_at,
+        "endpoint": parts.ingest.endpoint,
+        "reload_error": parts.reload_error,
         "ingest": {
-            "messages_total": app.ingest.received,
-            "frames_total": app.recorder.counters.accepted,
-            "duplicates_total": app.recorder.counters.duplicates,
-            "rejected_total": {**app.ingest.rejected, "foreign_stream": app.recorder.counters.foreign},
+            "messages_total": parts.ingest.received,
+            "frames_total": parts.recorder.counters.accepted,
+            "duplicates_total": parts.recorder.counters.duplicates,
+            "rejected_total": {**parts.ingest.rejected, "foreign_stream": parts.recorder.counters.foreign},
         },
         "framelog": {
             "segments": log.segments,
@@ -41,7 +55,7 @@ def status(app: App) -> dict[str, object]:
             "quarantined_total": log.quarantined_total,
             "degraded": log.degraded,
         },
-        "targets": app.delivery.status(),
+        "targets": parts.delivery.status(),
         "alerts": [
             {
                 "fingerprint": alert.fingerprint,
@@ -53,19 +67,22 @@ def status(app: App) -> dict[str, object]:
                 "onset_step": alert.finding.onset_step,
                 "summary": alert.finding.summary,
             }
-            for alert in app.pipeline.lifecycle.firing
+            for alert in parts.lifecycle.firing
         ],
-        "runs": [_run(run, app) for run in sorted(app.runs.runs.values(), key=lambda run: run.first_seen)],
+        "runs": [
+            _run(run, run.run in parts.muted)
+            for run in sorted(parts.runs.runs.values(), key=lambda run: run.first_seen)
+        ],
     }
 
 
-def _run(run: Run, app: App) -> dict[str, object]:
+def _run(run: Run, muted: bool) -> dict[str, object]:
     return {
         "run": run.run,
         "boot": run.boot,
         "trainer": run.trainer,
         "live": run.live,
-        "muted": run.run in app.muted,
+        "muted": muted,
         "step": run.step,
         "first_seen": run.first_seen,
         "last_seen": run.last_seen,
@@ -87,50 +104,3 @@ def _stream(stream: Stream) -> dict[str, object]:
         "last_seen": stream.last_seen,
         "ended": stream.ended,
     }
-
-
-def render(answer: dict[str, Any]) -> RenderableType:
-    """The same for a terminal."""
-    now = answer["time"]
-    ingest, log = answer["ingest"], answer["framelog"]
-    rejected = {reason: count for reason, count in ingest["rejected_total"].items() if count}
-    lines = [
-        f"rlhfd {answer['version']}, pid {answer['pid']}, up {now - answer['started_at']:.0f} s, {answer['endpoint']}",
-        f"frames {ingest['frames_total']}, duplicates {ingest['duplicates_total']}, rejected {rejected or 0}; "
-        f"log {log['bytes'] / 1e6:.1f} MB in {log['segments']} segments"
-        + (f", NOT RECORDING: {log['degraded']}" if log["degraded"] else ""),
-    ]
-    if answer["reload_error"]:
-        lines.append(f"last reload refused: {answer['reload_error']}")
-    lines += [f"target {name}: {counts}" for name, counts in answer["targets"].items()]
-    tables = [_run_table(run, now) for run in answer["runs"]]
-    return Group(*(Text(line) for line in lines), _alert_table(answer["alerts"]), *tables)
-
-
-def _alert_table(alerts: list[dict[str, Any]]) -> RenderableType:
-    if not alerts:
-        return Text("no alert is firing")
-    table = Table(title="firing", title_justify="left")
-    for column in ("run", "severity", "rule", "since step", "summary"):
-        table.add_column(column)
-    for alert in alerts:
-        cells = (alert["run"], alert["severity"], alert["rule"], str(alert["onset_step"]), alert["summary"])
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
-
-
-def _run_table(run: dict[str, Any], now: float) -> RenderableType:
-    state = "live" if run["live"] else "over"
-    muted = ", muted" if run["muted"] else ""
-    trainer = run["trainer"] or "no metadata yet"
-    title = f"{run['run']} ({trainer}, {state}{muted}, step {run['step']}, boot {run['boot'][:8]})"
-    table = Table(title=Text(title), title_justify="left")
-    for column in ("role", "rank", "pid", "frames", "lost", "phase", "last seen"):
-        table.add_column(column)
-    for stream in run["streams"]:
-        rank = "" if stream["rank"] is None else str(stream["rank"])
-        seen = stream["ended"] or f"{now - stream['last_seen']:.0f} s ago"
-        numbers = (str(stream[key]) for key in ("pid", "frames", "gaps"))
-        cells = (stream["role"], rank, *numbers, stream["phase"] or "", seen)
-        table.add_row(*(Text(cell) for cell in cells))
-    return table

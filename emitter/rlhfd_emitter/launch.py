@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 import uuid
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     set_environment(os.environ, run, options.endpoint)
     sys.stderr.write(f"rlhfd: observing run {run}\n")
     sys.stderr.flush()
+    # Python ignores these two, and what is ignored stays so in the command.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:

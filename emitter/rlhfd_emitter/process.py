@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,10 +71,8 @@ def ray_role(cmdline: Path = Path("/proc/self/cmdline")) -> str | None:
         title = cmdline.read_bytes().split(b"\0")[0].decode("utf-8", "replace")
     except OSError:
         return None
-    if not title.startswith("ray::") or title.startswith("ray::IDLE"):
-        return None
-    name = title[len("ray::") :].split(".")[0].split("(")[0].split()[0]
-    return name or None
+    match = re.match(r"ray::(?!IDLE)([^\s.(]+)", title)
+    return match.group(1) if match else None
 
 
 def guarded(action: Callable[..., object], *arguments: object, **keywords: object) -> object:

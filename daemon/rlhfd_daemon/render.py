@@ -1,0 +1,56 @@
+"""The answer of `rlhfd status` for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def render(answer: dict[str, Any]) -> RenderableType:
+    """``answer`` is what ``GET /api/v1/status`` gave."""
+    now = answer["time"]
+    ingest, log = answer["ingest"], answer["framelog"]
+    rejected = {reason: count for reason, count in ingest["rejected_total"].items() if count}
+    lines = [
+        f"rlhfd {answer['version']}, pid {answer['pid']}, up {now - answer['started_at']:.0f} s, {answer['endpoint']}",
+        f"frames {ingest['frames_total']}, duplicates {ingest['duplicates_total']}, rejected {rejected or 0}; "
+        f"log {log['bytes'] / 1e6:.1f} MB in {log['segments']} segments"
+        + (f", NOT RECORDING: {log['degraded']}" if log["degraded"] else ""),
+    ]
+    if answer["reload_error"]:
+        lines.append(f"last reload refused: {answer['reload_error']}")
+    lines += [f"target {name}: {counts}" for name, counts in answer["targets"].items()]
+    tables = [_run_table(run, now) for run in answer["runs"]]
+    return Group(*(Text(line) for line in lines), _alert_table(answer["alerts"]), *tables)
+
+
+def _alert_table(alerts: list[dict[str, Any]]) -> RenderableType:
+    if not alerts:
+        return Text("no alert is firing")
+    table = Table(title="firing", title_justify="left")
+    for column in ("run", "severity", "rule", "since step", "summary"):
+        table.add_column(column)
+    for alert in alerts:
+        cells = (alert["run"], alert["severity"], alert["rule"], str(alert["onset_step"]), alert["summary"])
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _run_table(run: dict[str, Any], now: float) -> RenderableType:
+    state = "live" if run["live"] else "over"
+    muted = ", muted" if run["muted"] else ""
+    trainer = run["trainer"] or "no metadata yet"
+    title = f"{run['run']} ({trainer}, {state}{muted}, step {run['step']}, boot {run['boot'][:8]})"
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("role", "rank", "pid", "frames", "lost", "phase", "last seen"):
+        table.add_column(column)
+    for stream in run["streams"]:
+        rank = "" if stream["rank"] is None else str(stream["rank"])
+        seen = stream["ended"] or f"{now - stream['last_seen']:.0f} s ago"
+        numbers = (str(stream[key]) for key in ("pid", "frames", "gaps"))
+        cells = (stream["role"], rank, *numbers, stream["phase"] or "", seen)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
