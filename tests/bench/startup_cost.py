@@ -13,7 +13,6 @@ import tempfile
 import time
 from pathlib import Path
 
-
 IMPORT = (
     "import time; began = time.perf_counter()\n"
     "from rlhfd_emitter import Emitter; emitter = Emitter('r')\n"

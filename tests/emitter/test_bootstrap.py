@@ -171,3 +171,13 @@ def test_what_goes_wrong_in_our_start_never_reaches_the_program(part: str, how: 
     kind = "driver" if part == "ray_env" else "rank"
     _, finders, hook = run(programs, kind, {"RLHFD_RUN": "r"})
     assert (finders, hook) == ("0", "None")
+
+
+@pytest.mark.parametrize("how", ["an error", "a syntax error", "a missing module"])
+def test_start_never_raises_where_no_one_else_guards_it(how: str, programs: Path) -> None:
+    """``rlhfd.start`` (Python 3.15) names the function itself; ``rlhfd.pth`` has a guard of its own."""
+    shutil.copytree(Path(rlhfd_emitter.__file__).parent, programs / "rlhfd_emitter")
+    (programs / "rlhfd_emitter/hooks.py").write_text(BROKEN[how])
+    again = "from rlhfd_emitter import bootstrap; bootstrap._started = False; bootstrap.start()\n"
+    (programs / PATHS["rank"]).write_text(again + SHOW)
+    assert run(programs, "rank", {"RLHFD_RUN": "r"})[1:] == ["0", "None"]

@@ -36,6 +36,11 @@ def test_the_run_s_arguments_are_reported_without_its_secrets(observed: Observed
     assert "SECRET" not in repr(frames)
 
 
+def test_a_second_trainer_in_the_process_is_still_the_same_run(observed: Observed) -> None:
+    frames = observed.frames(TRAINER + "PPOTrainer(strategy, None, None, None, None, [], None)\n")
+    assert len(events(frames, "run_start")) == len(events(frames, "process_start")) == 1
+
+
 def test_the_step_s_metrics_arrive_with_their_exact_values_before_the_trainer_may_change_them(
     observed: Observed,
 ) -> None:

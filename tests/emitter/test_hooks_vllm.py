@@ -43,6 +43,7 @@ async def main():
     outputs = engine.generate("a", 3, "x")
     print(await outputs.__anext__())
     await outputs.aclose()
+    print(engine.ended)
     print([output async for output in outputs])
 """,
     "an exception": """
