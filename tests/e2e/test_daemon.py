@@ -32,7 +32,7 @@ class Hook:
 
     def __init__(self, *replies: Reply) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server = WebhookServer(*replies)
         asyncio.run_coroutine_threadsafe(self._server.__aenter__(), self._loop).result(10)
@@ -213,7 +213,7 @@ def test_sighup_changes_the_target_and_a_bad_file_changes_nothing_and_shows(
         old.wait(2)
         daemon.config.write_text(base.replace(old.target(), new.target("other")))
         daemon.signal(signal.SIGHUP)
-        wait_for(lambda: list(daemon.status()["targets"])[0] == "other")
+        wait_for(lambda: next(iter(daemon.status()["targets"])) == "other")
         assert daemon.status()["reload_error"] is None
         emitted(daemon.endpoint, math.nan, run="three").close()
         assert verified(new.wait())["data"]["run"] == "three"

@@ -80,6 +80,7 @@ def test_a_hook_the_user_has_set_is_called_before_ours_and_its_name_does_not_tra
     user_hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(HOOK_VARIABLE, f"{user_hook}.add")
+    monkeypatch.setenv(NEXT_HOOK_VARIABLE, "")  # so that it is put back, too
     install(os.environ)
     assert os.environ[HOOK_VARIABLE] == HOOK
     assert runtime_env_hook({"env_vars": {"A": "1"}})["env_vars"] == {
