@@ -128,6 +128,8 @@ class Emitter:
             tail["event"] = _name("kind", kind)
             tail["fields"] = self._frame.clean_fields(fields)
             self._put("events", tail)
+        except self._frame.FieldsTooLargeError:
+            self._count("events:too_large")
         except Exception:  # noqa: BLE001 - the oath
             self._count("events:bad_call")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import msgpack
@@ -75,9 +76,14 @@ def _is_key(key: object) -> bool:
         return False
 
 
-def clean_fields(value: object, depth: int = 0) -> Any:
+def clean_fields(value: object, depth: int = 0, budget: Budget | None = None) -> Any:
     """``value`` in msgpack's plain types, cut to the wire's limits; an unknown object becomes its type's name
-    (its ``repr`` may be slow, large or raise)."""
+    (its ``repr`` may be slow, large or raise).
+
+    :raises FieldsTooLargeError: as soon as it cannot fit into a frame any more, however large ``value`` is.
+    """
+    budget = budget or Budget()
+    budget.spend(1)
     if value is None or isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
@@ -86,15 +92,32 @@ def clean_fields(value: object, depth: int = 0) -> Any:
         return float(value) if abs(value) < 10**308 else "<int>"
     if isinstance(value, str):
         text = value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
+        budget.spend(len(text))
         return _encodable(text)
     if depth >= MAX_DEPTH - 1:
         return f"<{type(value).__name__}>"
     if isinstance(value, Mapping):
-        pairs = list(value.items())[:MAX_ITEMS]
-        return {_encodable(str(k)[:MAX_KEY_BYTES]): clean_fields(v, depth + 1) for k, v in pairs}
+        pairs = islice(value.items(), MAX_ITEMS)
+        return {_encodable(str(k)[:MAX_KEY_BYTES]): clean_fields(v, depth + 1, budget) for k, v in pairs}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [clean_fields(v, depth + 1) for v in list(value)[:MAX_ITEMS]]
+        return [clean_fields(v, depth + 1, budget) for v in islice(value, MAX_ITEMS)]
     return f"<{type(value).__name__}>"
+
+
+class FieldsTooLargeError(ValueError):
+    """Fields beyond what a frame can hold."""
+
+
+class Budget:
+    """What is left of a frame, in bytes of the packed form, counted from below."""
+
+    def __init__(self, left: int = MAX_FRAME_BYTES) -> None:
+        self._left = left
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise FieldsTooLargeError(f"more than {MAX_FRAME_BYTES} bytes")
 
 
 def _encodable(text: str) -> str:

@@ -192,7 +192,8 @@ def test_frames_that_arrive_during_the_sink_are_answered_without_another_message
         late.send(packed(1, stream="late"))
         while bench.last.get("late") != 1:
             await asyncio.sleep(0.01)
-        remember, sent = bench.ingest._sink, []
+        remember = bench.ingest._sink
+        sent: list[object] = []
 
         def sink(batch: list[Received]) -> None:
             remember(batch)

@@ -34,8 +34,10 @@ class Hook:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = WebhookServer(*replies)
-        asyncio.run_coroutine_threadsafe(self._server.__aenter__(), self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(self._serve(replies), self._loop).result(10)
+
+    async def _serve(self, replies: tuple[Reply, ...]) -> WebhookServer:
+        return await WebhookServer(*replies).__aenter__()
 
     @property
     def requests(self) -> list[ReceivedRequest]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -20,6 +21,7 @@ from rlhfd_emitter.frame import (
     MAX_KEY_BYTES,
     MAX_METRICS,
     MAX_TEXT,
+    FieldsTooLargeError,
     FrameEncoder,
     clean_fields,
     clean_metrics,
@@ -200,3 +202,18 @@ def test_an_encoder_packs_one_frame_after_another() -> None:
     encoder = FrameEncoder(**HEAD)
     first, second = (decode(encoder.encode({**TAIL, "seq": seq})) for seq in (1, 2))
     assert (first.seq, second.seq, first.run) == (1, 2, "r")
+
+
+def test_fields_without_end_are_given_up_at_the_size_of_a_frame() -> None:
+    looked_at = 0
+
+    class Endless(list[object]):
+        def __iter__(self) -> Iterator[object]:
+            nonlocal looked_at
+            while True:
+                looked_at += 1
+                yield [[0] * MAX_ITEMS] * MAX_ITEMS
+
+    with pytest.raises(FieldsTooLargeError):
+        clean_fields(Endless())
+    assert looked_at <= 2
