@@ -77,6 +77,7 @@ class App:
             sink=self._take,
             answer_for=self._answer_for,
             refuse=self.runs.refuse,
+            foreign=self.runs.foreign,
         )
         self.control = ControlServer(control_socket_of(config), status=self._status, mute=self.mute)
 

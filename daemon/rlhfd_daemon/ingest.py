@@ -61,7 +61,8 @@ Refuse = Callable[[str, int, "Link | None"], int]
 
 class Ingest:
     """Decodes what arrives, hands good frames to ``sink`` and then acknowledges them with ``answer_for(stream)``;
-    ``refuse(stream, seq, link)`` says up to where a stream is acknowledged when one of its frames is refused.
+    ``refuse(stream, seq, link)`` says up to where a stream is acknowledged when one of its frames is refused,
+    ``foreign(frame, peer)`` whether a frame claims somebody else's stream.
 
     What is no frame is counted in ``rejected`` by reason and never reaches the sink.
     """
@@ -75,6 +76,7 @@ class Ingest:
         sink: Sink,
         answer_for: AnswerFor,
         refuse: Refuse = lambda _stream, seq, _link: seq,
+        foreign: Callable[[Frame, Peer], bool] = lambda _frame, _peer: False,
     ) -> None:
         self.endpoint = endpoint
         self.received = 0
@@ -84,6 +86,7 @@ class Ingest:
         self._sink = sink
         self._answer_for = answer_for
         self._refuse = refuse
+        self._foreign = foreign
         self._routes: dict[str, bytes] = {}
         self._context: zmq.Context[Any] | None = None
         self._socket: zmq.Socket[Any] | None = None
@@ -148,7 +151,7 @@ class Ingest:
         """Take one batch. ZeroMQ's descriptor fires on edges only, and sending consumes edges, too: what is left
         after the answers is ours to come back for."""
         batch: list[Received] = []
-        acks: dict[bytes, str] = {}
+        acks: dict[tuple[bytes, str], None] = {}
         for _ in range(BATCH):
             message = self._receive()
             if message is None:
@@ -156,7 +159,7 @@ class Ingest:
             self._take(message, batch, acks)
         if batch:
             self._sink(batch)
-        for route, stream in acks.items():
+        for route, stream in acks:
             self._answer(route, self._answer_for(stream))
         self._come_back()
 
@@ -176,7 +179,7 @@ class Ingest:
         except zmq.Again:
             return None
 
-    def _take(self, message: list[zmq.Frame], batch: list[Received], acks: dict[bytes, str]) -> None:
+    def _take(self, message: list[zmq.Frame], batch: list[Received], acks: dict[tuple[bytes, str], None]) -> None:
         self.received += 1
         route, payload = message[0].bytes, message[-1].bytes
         peer = peer_of(message[-1])
@@ -195,8 +198,11 @@ class Ingest:
                 ack = self._refuse(error.stream, error.seq, link)
                 self._answer(route, Answer(error.stream, ack, mute=False, refused=f"{error.reason}: {error}"))
             return
+        if self._foreign(frame, peer):
+            self._reject("foreign_stream", f"stream {frame.stream} is not uid {peer.uid}'s, role {frame.role}")
+            return
         self._routes[frame.stream] = route
-        acks[route] = frame.stream
+        acks[route, frame.stream] = None
         batch.append(Received(frame, payload, peer, time.time_ns(), link))
 
     def _reject(self, reason: str, text: str) -> None:

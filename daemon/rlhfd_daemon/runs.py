@@ -74,7 +74,9 @@ class Runs:
         return 0 if known is None else known.last_seq
 
     def foreign(self, frame: Frame, peer: Peer) -> bool:
-        """True if ``frame`` claims a stream that belongs to another user, run or role."""
+        """True if ``frame`` claims a stream that belongs to another user, run or role, or to the daemon itself."""
+        if frame.role == DAEMON_ROLE:
+            return True
         known = self.streams.get(frame.stream)
         if known is None:
             return False

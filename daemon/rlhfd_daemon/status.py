@@ -13,7 +13,7 @@ from rlhfd_daemon.delivery import Delivery
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Ingest
 from rlhfd_daemon.recorder import Recorder
-from rlhfd_daemon.runs import Run, Runs, Stream
+from rlhfd_daemon.runs import DAEMON_ROLE, Run, Runs, Stream
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def status(parts: Parts) -> dict[str, object]:
             "messages_total": parts.ingest.received,
             "frames_total": parts.recorder.counters.accepted,
             "duplicates_total": parts.recorder.counters.duplicates,
-            "rejected_total": {**parts.ingest.rejected, "foreign_stream": parts.recorder.counters.foreign},
+            "rejected_total": parts.ingest.rejected,
         },
         "framelog": {
             "segments": log.segments,
@@ -86,7 +86,7 @@ def _run(run: Run, muted: bool) -> dict[str, object]:
         "step": run.step,
         "first_seen": run.first_seen,
         "last_seen": run.last_seen,
-        "streams": [_stream(stream) for stream in run.streams.values()],
+        "streams": [_stream(stream) for stream in run.streams.values() if stream.role != DAEMON_ROLE],
     }
 
 

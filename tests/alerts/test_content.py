@@ -19,7 +19,7 @@ from rlhfd_alerts.testing import example_finding
 
 GOLDEN = (
     '{"data":{"alerts":[{"baseline":0.05,"ends_at":null,"evidence":[[112,0.05],[116,0.2],[120,0.75]],'
-    '"fingerprint":"434de40f19f0ec32","labels":{"rank":"0","role":"actor"},"metric":"train/kl",'
+    '"fingerprint":"b47c447645d57fc2","labels":{"rank":"0","role":"actor"},"metric":"train/kl",'
     '"onset_step":112,"onset_time":"2023-11-14T22:11:40.000Z","sparkline":"▁▂█",'
     '"starts_at":"2023-11-14T22:13:20.000Z","step":120,"summary":"train/kl is 15 times its baseline","value":0.75}],'
     '"boot":"boot-1","family":"policy","remedy":"raise the KL coefficient","rule":"kl_runaway","run":"example",'

@@ -49,4 +49,4 @@ def test_firing_and_resolved_at_one_record_are_two_notifications_in_the_order_de
 def test_an_id_is_the_same_in_every_process_and_version() -> None:
     (notification,) = group([fired(run="r", boot="b", rule="k", metric="m", record_id=42)])
     assert notification.id == "msg_56f175250c97064ea7b269f245a0e185"
-    assert notification.transitions[0].alert.fingerprint == "50e2b8ad9334385b"
+    assert notification.transitions[0].alert.fingerprint == "b932651f4b8034e2"

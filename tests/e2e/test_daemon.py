@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import standardwebhooks
 
@@ -57,6 +58,13 @@ class Hook:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_daemon_is_left_behind() -> Iterator[None]:
+    yield
+    for child in psutil.Process().children():
+        child.kill()
 
 
 @pytest.fixture
@@ -119,7 +127,8 @@ def test_a_second_daemon_on_the_same_state_or_endpoint_leaves_and_the_first_goes
     same_state = DaemonProcess(short_dir / "other")
     same_state.config.write_text(same_state.config.read_text().replace(str(same_state.state), str(daemon.state)))
     code, said = refused(same_state)
-    assert (code, len(said.splitlines())) == (75, len(said.splitlines()))
+    assert code == 75
+    assert "Traceback" not in said
     assert f"already in use by process {daemon.status()['pid']}" in said
     same_endpoint = DaemonProcess(short_dir / "third")
     same_endpoint.config.write_text(same_endpoint.config.read_text().replace(same_endpoint.endpoint, daemon.endpoint))
@@ -249,9 +258,8 @@ def test_systemd_is_told_ready_alive_reloading_and_stopping(short_dir: Path) -> 
         daemon.signal(signal.SIGHUP)
         assert "MONOTONIC_USEC=" in until("RELOADING=1")
         until("READY=1")
-        daemon.signal(signal.SIGTERM)
-        until("STOPPING=1")
         assert daemon.stop() == 0
+        until("STOPPING=1")
 
 
 def test_a_log_cut_short_by_a_crash_is_repaired_at_the_start(short_dir: Path) -> None:

@@ -17,6 +17,7 @@ from rlhfd_daemon.sample import Sample
 
 RULE = "robust_z"
 MAD_TO_SIGMA = 1.4826  # for a normal distribution (Rousseeuw and Croux 1993)
+WIDE_SIGMAS = 1.645  # 90 % of a normal distribution lie within
 EXCURSION_SIGMAS = 3.0
 MIN_RELATIVE_SCALE = 1e-3
 
@@ -24,13 +25,14 @@ MIN_RELATIVE_SCALE = 1e-3
 def level_and_scale(history: Sequence[float]) -> tuple[float, float]:
     """Median and a robust standard deviation of ``history``; scale 0 if it never moved.
 
-    Where more than half of the values are equal (clip ratios that are mostly 0) the median absolute deviation
-    is 0; then the largest excursion of the window counts as three standard deviations.
+    The larger of two estimates: by the median absolute deviation, and by its 90th percentile, which still moves for
+    a ratio that is 0 nearly half of the time. Where nearly all values are equal both are 0; then the largest
+    excursion of the window counts as three standard deviations.
     """
     level = median(history)
-    deviations = [abs(value - level) for value in history]
-    mad = median(deviations)
-    scale = MAD_TO_SIGMA * mad if mad > 0 else max(deviations) / EXCURSION_SIGMAS
+    deviations = sorted(abs(value - level) for value in history)
+    mad, wide = median(deviations), deviations[len(deviations) * 9 // 10]
+    scale = max(MAD_TO_SIGMA * mad, wide / WIDE_SIGMAS) or deviations[-1] / EXCURSION_SIGMAS
     return level, max(scale, MIN_RELATIVE_SCALE * abs(level)) if scale > 0 else 0.0
 
 
