@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rlhfd_daemon.frame import Frame, Link
 
 MAX_STREAMS = 20_000
+MAX_DROP_REASONS = 32
 # The daemon's own observations of a run, read back from the log after a restart.
 DAEMON_ROLE = "rlhfd"
 
@@ -90,8 +91,8 @@ class Runs:
         if stream is None:
             return False
         stream.last_seen = now
-        if frame.drops:
-            for reason, total in frame.drops.items():
+        for reason, total in frame.drops.items():
+            if reason in stream.drops or len(stream.drops) < MAX_DROP_REASONS:
                 stream.drops[reason] = max(total, stream.drops.get(reason, 0))
         if frame.kind == "ping":
             return False
@@ -101,6 +102,8 @@ class Runs:
         if link is not None and link.previous > max(stream.last_seq, link.acknowledged):
             stream.early += 1
             return False
+        if link is not None and stream.frames == 0:  # what another daemon, or our forgotten log, has taken
+            stream.last_seq = max(stream.last_seq, min(link.acknowledged, frame.seq - 1))
         stream.gaps += frame.seq - stream.last_seq - 1
         stream.last_seq = frame.seq
         stream.frames += 1
