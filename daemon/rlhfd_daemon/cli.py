@@ -145,7 +145,8 @@ def replay_command(
     from rlhfd_daemon.replay import replay
 
     with one_line_errors():
-        for line in replay(log, read_config(config)[0].analyzers, speed=speed):
+        analyzers = read_config(config)[0].analyzers
+        for line in replay(log, analyzers, speed=speed, damaged=lambda one: typer.echo(f"damaged: {one}", err=True)):
             typer.echo(line.decode())
             sys.stdout.flush()
 

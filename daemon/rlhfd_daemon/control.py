@@ -89,5 +89,8 @@ def ask(path: Path, method: str, url: str, body: object = None) -> dict[str, obj
     """
     try:
         return asyncio.run(_request(path, method, url, body))
+    except aiohttp.ClientConnectorError as error:
+        raise ControlError(f"no daemon answers at {path}: {error.os_error.strerror}; is it running?") from error
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError, msgspec.MsgspecError) as error:
-        raise ControlError(f"no daemon answers at {path}: {error or type(error).__name__}; is it running?") from error
+        reason = str(error) or type(error).__name__
+        raise ControlError(f"no daemon answers at {path}: {reason}; is it running?") from error

@@ -11,6 +11,7 @@ from rlhfd_alerts.grouping import group
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.analyzers import build
 from rlhfd_daemon.config import AnalyzersConfig
+from rlhfd_daemon.errors import FrameLogError
 from rlhfd_daemon.frame import FrameError, decode
 from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.recording import read
@@ -19,17 +20,25 @@ from rlhfd_daemon.segment import Damage
 
 
 def replay(
-    log: Path, analyzers: AnalyzersConfig, *, speed: float = 0.0, sleep: Callable[[float], None] = time.sleep
+    log: Path,
+    analyzers: AnalyzersConfig,
+    *,
+    speed: float = 0.0,
+    sleep: Callable[[float], None] = time.sleep,
+    damaged: Callable[[Damage], None] = lambda _damage: None,
 ) -> Iterator[bytes]:
     """The webhook bodies that the recording at ``log`` leads to, in order.
 
     ``speed`` is a multiple of the recorded pace, 0 as fast as possible; it does not change a byte. Damaged
-    records and frames that cannot be decoded are passed over, as the daemon does.
+    records (told to ``damaged``) and frames that cannot be decoded are passed over, as the daemon does.
+
+    :raises FrameLogError: there is nothing to read, or not one good record in it.
     """
     runs, pipeline = Runs(), Pipeline(build(analyzers), Lifecycle())
     before_ns: int | None = None
     for record in read(log):
         if isinstance(record, Damage):
+            damaged(record)
             continue
         if speed > 0 and before_ns is not None:
             sleep(max(0, record.received_ns - before_ns) / 1e9 / speed)
@@ -41,3 +50,5 @@ def replay(
         if runs.admit(frame, Peer(record.uid, record.pid), record.received_ns / 1e9):
             for notification in group(pipeline.observe(frame, record.received_ns, record.id)):
                 yield canonical_json(body(notification))
+    if before_ns is None:
+        raise FrameLogError(f"{log}: no recorded frame in it; is it a frame log?")

@@ -165,6 +165,14 @@ def test_a_recording_that_is_not_there_is_one_line(command: list[str]) -> None:
     assert err.splitlines() == ["rlhfd: /nonexistent/frames: cannot read the recording: No such file or directory"]
 
 
+def test_replaying_what_is_no_frame_log_says_so(tmp_path: Path) -> None:
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("not a frame log")
+    code, out, err = invoked("replay", foreign)
+    assert (code, out) == (1, "")
+    assert "no recorded frame in it" in err.splitlines()[-1]
+
+
 def test_a_foreign_file_is_damage_and_no_crash(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("These are not the frames you are looking for.\n" * 50)
     assert invoked("frames", "verify", tmp_path / "notes.txt")[0] == 1
