@@ -130,6 +130,8 @@ class BasePPOTrainer:
         return {"kl": 0.5}
     def _broadcast_to_vllm(self):
         pass
+    def evaluate(self, eval_dataloader, global_step, temperature=0.6, n_samples_per_prompt=1):
+        pass
     def save_logs_and_checkpoints(self, args, global_step, step_bar, logs_dict={}, client_states={}):
         self.saved = (global_step, logs_dict.pop("generated_samples"), dict(logs_dict))
 class PPOTrainer(BasePPOTrainer):

@@ -1,4 +1,4 @@
-"""The command `rlhfd`. `rlhfd run` needs nothing but the emitter, which is all a training environment has."""
+"""The command `rlhfd`. `run` and `doctor` need nothing but the emitter, which is all a training environment has."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ def main() -> int:
         from rlhfd_emitter.launch import main as launch
 
         return launch(arguments[1:])
+    if arguments[:1] == ["doctor"]:
+        from rlhfd_emitter.doctor import main as doctor
+
+        return doctor(arguments[1:])
     try:
         from rlhfd_daemon.cli import app
     except ModuleNotFoundError as error:
         sys.stderr.write(
-            f"rlhfd: {error.name} is not installed. Here only `rlhfd run` works; for the daemon and the "
-            "other commands: pip install 'rlhfd[daemon]'\n"
+            f"rlhfd: {error.name} is not installed. Here only `rlhfd run` and `rlhfd doctor` work; "
+            "for the daemon and the other commands: pip install 'rlhfd[daemon]'\n"
         )
         return 2
     app(prog_name="rlhfd")

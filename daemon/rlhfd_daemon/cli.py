@@ -17,6 +17,7 @@ from rich.text import Text
 
 import rlhfd_daemon
 from rlhfd_alerts.errors import AlertsError
+from rlhfd_daemon import metrics_cli
 from rlhfd_daemon.config import Config, load
 from rlhfd_daemon.errors import DaemonError
 
@@ -34,6 +35,7 @@ frames = typer.Typer(help="Look into recorded frames.", no_args_is_help=True)
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(frames, name="frames")
 app.add_typer(config_app, name="config")
+app.command("metrics")(metrics_cli.show)
 
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
@@ -84,6 +86,14 @@ def run_command(context: typer.Context) -> None:
     from rlhfd_emitter.launch import main as launch
 
     raise typer.Exit(launch(context.args))
+
+
+@app.command("doctor", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def doctor_command(context: typer.Context) -> None:
+    """Say for this (training) environment what rlhfd attaches to, what it does not and why."""
+    from rlhfd_emitter.doctor import main as doctor
+
+    raise typer.Exit(doctor(context.args))
 
 
 @app.command("daemon")

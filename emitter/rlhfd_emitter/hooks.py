@@ -17,24 +17,45 @@ from rlhfd_emitter.wrappers import Wrapper, before, phase
 _TRAINER = "openrlhf.trainer"
 _RAY = "openrlhf.trainer.ray"
 
-# Homes of symbols in older versions, where it is right that the newest has none.
-FORMER = frozenset({f"{_TRAINER}.ppo_utils.experience_maker.SamplesGenerator.generate_samples"})
+_LAUNCHER = f"{_RAY}.launcher"
+_PPO = f"{_TRAINER}.ppo_trainer.BasePPOTrainer"
+_MAKER = f"{_TRAINER}.ppo_utils.experience_maker"
+_GENERATOR = f"{_TRAINER}.ppo_utils.samples_generator.SamplesGenerator"
+
+# Places of older versions and the place that has the same today. Of such a pair a version has one; the other is not
+# missing. The versions are those of docs/versions.md.
+FORMER: dict[str, str] = {
+    f"{_LAUNCHER}.DistributedTorchRayActor.__init__": f"{_LAUNCHER}.BaseDistributedActor.__init__",  # to 0.8.2
+    f"{_LAUNCHER}.BasePPORole.execute_batch": f"{_LAUNCHER}.BaseModelActor.execute_batch",  # to 0.8.2
+    f"{_RAY}.ppo_actor.ActorPPOTrainer._broadcast_to_vllm": f"{_RAY}.ppo_actor.ActorPPOTrainer.broadcast_to_vllm",
+    f"{_PPO}._broadcast_to_vllm": f"{_PPO}.broadcast_to_vllm",  # these two to 0.9.0
+    f"{_PPO}.evaluate": f"{_GENERATOR}.generate_eval_samples",  # to 0.9.0
+    f"{_MAKER}.SamplesGenerator.__init__": f"{_GENERATOR}.__init__",  # these three to 0.9.8
+    f"{_MAKER}.SamplesGenerator.generate_samples": f"{_GENERATOR}.generate_samples",
+    f"{_MAKER}.SamplesGenerator.generate_eval_samples": f"{_GENERATOR}.generate_eval_samples",
+    f"{_MAKER}.RemoteExperienceMaker.make_experience_list": f"{_MAKER}.RemoteExperienceMaker.make_experience_batch",
+}
 
 # module -> symbol -> wrapper. A symbol that a version lacks is skipped and reported as missing.
 WRAPPERS: dict[str, dict[str, Wrapper]] = {
     f"{_RAY}.launcher": {
         "BaseDistributedActor.__init__": before(wrappers.actor_start),
+        "DistributedTorchRayActor.__init__": before(wrappers.actor_start),
         "BaseModelActor.execute_batch": phase(),
+        "BasePPORole.execute_batch": phase(),
     },
     f"{_RAY}.ppo_actor": {
         "ActorPPOTrainer.ppo_train": phase("ppo_train"),
         "ActorPPOTrainer.broadcast_to_vllm": phase("broadcast"),
+        "ActorPPOTrainer._broadcast_to_vllm": phase("broadcast"),
     },
     f"{_RAY}.ppo_critic": {"CriticPPOTrainer.ppo_train": phase("ppo_train")},
     f"{_TRAINER}.ppo_trainer": {
         "BasePPOTrainer.__init__": before(wrappers.trainer_start),
         "BasePPOTrainer.ppo_train": phase("ppo_train"),
         "BasePPOTrainer.broadcast_to_vllm": phase("broadcast"),
+        "BasePPOTrainer._broadcast_to_vllm": phase("broadcast"),
+        "BasePPOTrainer.evaluate": phase("eval"),
         "BasePPOTrainer.save_logs_and_checkpoints": before(wrappers.step_logs),
         "compute_eval_metrics": phase("eval_metrics", wrappers.eval_logs),
     },
@@ -44,8 +65,11 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
     },
     f"{_TRAINER}.ppo_utils.experience_maker": {
-        "SamplesGenerator.generate_samples": phase("generation"),  # up to 0.9.8
+        "SamplesGenerator.__init__": before(wrappers.generator_start),
+        "SamplesGenerator.generate_samples": phase("generation"),
+        "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
         "RemoteExperienceMaker.make_experience_batch": phase("make_experience"),
+        "RemoteExperienceMaker.make_experience_list": phase("make_experience"),
     },
     "openrlhf.utils.deepspeed.deepspeed": {
         "DeepspeedStrategy.save_ckpt": phase("checkpoint"),
@@ -79,15 +103,15 @@ def install(process: Process | None = None) -> Process:
 
 def bind(process: Process, module: ModuleType) -> None:
     """Put the wrappers round the symbols that ``module`` has; each is bound once and alone."""
+    absent: list[str] = []
     for symbol, wrapper in WRAPPERS[module.__name__].items():
         name = f"{module.__name__}.{symbol}"
         held = guarded(_bind_one, process, module, symbol, wrapper)
         if name in process.bound or name in process.missing:
             continue  # the module was reloaded: bound again, reported once
-        if held:
-            process.bound.append(name)
-        elif name not in FORMER:
-            process.missing.append(name)
+        (process.bound if held else absent).append(name)
+    settled = {*FORMER, *(FORMER.get(name) for name in process.bound)}
+    process.missing += [name for name in absent if name not in settled]
     process.report_hooks()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from observed import ACTOR, TRAINER, V0_8, Observed, events, phases
+from observed import ACTOR, LAUNCHER, PPO_ACTOR, TRAINER, V0_8, Observed, events, phases
+from rlhfd_emitter.hooks import FORMER, WRAPPERS
 
 
 def test_a_trainer_says_who_it_is_what_is_attached_and_what_it_runs(observed: Observed) -> None:
@@ -154,18 +155,40 @@ args = N(use_wandb="SECRET", n_samples_per_prompt=8)
 trainer = PPOTrainer("pretrain", N(args=args, is_rank_0=lambda: True), None, do_sample=True)
 assert SamplesGenerator([], None, None, 1024).generate_samples(["p"], ["l"]) == ["p", "l"]
 trainer.ppo_train(1)
+trainer._broadcast_to_vllm()
+trainer.evaluate([], 3)
 trainer.save_logs_and_checkpoints(args, 3, None, {"kl": 0.5, "generated_samples": ["text"]}, {})
 assert trainer.saved == (3, ["text"], {"kl": 0.5})
 """,
         files=V0_8,
     )
     assert [(frame.step, frame.metrics) for frame in frames if frame.kind == "metrics"] == [(3, {"train/kl": 0.5})]
-    assert phases(frames) == ["+generation", "-generation", "+ppo_train", "-ppo_train"]
+    names = ["generation", "ppo_train", "broadcast", "eval"]
+    assert phases(frames) == [mark + name for name in names for mark in "+-"]
     assert events(frames, "run_start")[0]["args"] == {"use_wandb": "[redacted]", "n_samples_per_prompt": 8}
-    assert events(frames, "attached")[-1]["missing"] == [
-        "openrlhf.trainer.ppo_trainer.BasePPOTrainer.broadcast_to_vllm",
-        "openrlhf.trainer.ppo_trainer.compute_eval_metrics",
-    ]
+    assert events(frames, "attached")[-1]["missing"] == ["openrlhf.trainer.ppo_trainer.compute_eval_metrics"]
+
+
+def test_the_actors_of_0_8_2_are_known_by_their_former_bases(observed: Observed) -> None:
+    launcher = LAUNCHER.replace("BaseDistributedActor", "DistributedTorchRayActor").replace(
+        "BaseModelActor", "BasePPORole"
+    )
+    actor = PPO_ACTOR.replace("BaseModelActor", "BasePPORole").replace("def broadcast", "def _broadcast")
+    frames = observed.frames(
+        ACTOR + 'assert actor.execute_batch("forward", {"sequences": [1]}, 0, 1) == [2]\n',
+        files={**V0_8, "openrlhf/trainer/ray/launcher.py": launcher, "openrlhf/trainer/ray/ppo_actor.py": actor},
+    )
+    assert {(frame.role, frame.rank) for frame in frames} == {("PolicyModelActor", 3)}
+    assert phases(frames) == ["+forward", "-forward"]
+    attached = events(frames, "attached")[-1]
+    assert attached["missing"] == []
+    assert "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer._broadcast_to_vllm" in attached["bound"]
+
+
+def test_every_former_place_is_hooked_and_so_is_the_one_that_it_became() -> None:
+    hooked = {f"{module}.{symbol}" for module, wrappers in WRAPPERS.items() for symbol in wrappers}
+    assert set(FORMER) | set(FORMER.values()) <= hooked
+    assert set(FORMER) & set(FORMER.values()) == set()
 
 
 def test_a_process_forked_after_the_start_has_a_stream_of_its_own(observed: Observed) -> None:
