@@ -87,7 +87,9 @@ class Runs:
     def admit(self, frame: Frame, peer: Peer, now: float, link: Link | None = None) -> bool:
         """Take note of ``frame``, received at ``now`` (Unix seconds). False if it is not to be taken: a ping, seen
         before, or ahead of a frame that was lost on the way and will be sent again together with this one."""
-        stream = self.streams.get(frame.stream) or self._new_stream(frame, peer, now)
+        stream = self.streams.get(frame.stream)
+        if stream is None and frame.kind != "ping":
+            stream = self._new_stream(frame, peer, now)
         if stream is None:
             return False
         stream.last_seen = now

@@ -38,10 +38,11 @@ def test_numbers_that_never_came_are_gaps() -> None:
 
 def test_a_ping_is_a_sign_of_life_and_not_a_frame() -> None:
     runs = Runs()
+    assert admit(runs, 1, now=4.0)
     assert not admit(runs, 0, now=5.0, kind="ping", drops={"metrics:ring_full": 4})
     stream = runs.streams["s1"]
-    assert (stream.last_seen, stream.frames, stream.duplicates, stream.drops) == (5.0, 0, 0, {"metrics:ring_full": 4})
-    assert admit(runs, 1)
+    assert (stream.last_seen, stream.frames, stream.duplicates, stream.drops) == (5.0, 1, 0, {"metrics:ring_full": 4})
+    assert admit(runs, 2)
 
 
 def test_drops_are_totals_that_never_shrink() -> None:
@@ -242,3 +243,10 @@ class LossyLink(RuleBasedStateMachine):
 
 TestLossyLink = LossyLink.TestCase
 TestLossyLink.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def test_a_ping_alone_makes_no_run() -> None:
+    runs = Runs()
+    assert not runs.admit(frame(0, kind="ping"), PEER, 1.0)
+    assert not runs.runs
+    assert not runs.streams
