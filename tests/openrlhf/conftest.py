@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import pytest
 
 from openrlhf.lab import Lab
 from openrlhf.ray_head import ray_head
+from openrlhf.runs import start_ppo
 from rlhfd_alerts.testing import SECRET, WebhookServer
+from rlhfd_daemon.frame import Frame
 from support import DaemonProcess
 
 CHECKOUT = Path(__file__).parents[2]
+STEPS, KILLED_AT, DOWN_SECONDS = 36, 12, 5.0  # of the run that most tests look at
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +51,46 @@ def folder() -> Iterator[Path]:
     """A private directory with a short path, for sockets."""
     with tempfile.TemporaryDirectory(prefix="rlhfd-") as directory:
         yield Path(directory)
+
+
+@dataclass(frozen=True)
+class PpoRun:
+    """What is left of the PPO run: ``logged`` are OpenRLHF's own rows, ``dump`` the tensors that the shim wrote."""
+
+    exit_code: int
+    frames: list[Frame]
+    logged: list[dict[str, Any]]
+    streams: dict[str, dict[str, Any]]
+    frame_log: Path
+    dump: Path
+
+
+@pytest.fixture(scope="session")
+def ppo_run(lab: Lab, ray: str) -> Iterator[PpoRun]:
+    """A healthy PPO run with GAE under observation, through whose middle the daemon is killed and started again."""
+    with tempfile.TemporaryDirectory(prefix="rlhfd-") as directory:
+        yield observed_ppo(lab, ray, Path(directory))
+
+
+def observed_ppo(lab: Lab, ray: str, folder: Path) -> PpoRun:
+    """Run it in ``folder``."""
+    daemon = DaemonProcess(folder).start()
+    trace, dump = folder / "trace.jsonl", folder / "dump"
+    dump.mkdir()
+    prefix = under_rlhfd(lab, "healthy", daemon.endpoint)
+    options = {"log": folder / "ppo.log", "trace": trace, "prefix": prefix, "env": {"LAB_DUMP": str(dump)}}
+    try:
+        with start_ppo(lab, ray, "healthy", steps=STEPS, **options) as process:  # type: ignore[arg-type]
+            wait_for_step(trace, KILLED_AT, 400, lambda: process.returncode is None)
+            daemon.kill()
+            time.sleep(DOWN_SECONDS)  # the outage is the subject
+            daemon.start()
+            exit_code = process.wait(400)
+            assert exit_code == 0, process.tail()
+        streams = daemon.streams()
+    finally:
+        daemon.stop()
+    return PpoRun(exit_code, daemon.frames(), rows(trace), streams, daemon.state / "frames", dump)
 
 
 class Hook:

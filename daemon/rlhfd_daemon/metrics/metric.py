@@ -8,10 +8,13 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["OLDEST", "Framework", "KeyRange", "Metric", "Unit", "metric", "release"]
+__all__ = ["OLDEST", "Framework", "KeyRange", "Metric", "Unit", "metric", "observed", "release"]
 
 Framework = Literal["openrlhf", "trl", "verl"]
-Unit = Literal["nats", "nats_per_token", "ratio", "tokens", "seconds", "count", "1"]
+Unit = Literal[
+    "nats", "nats_per_token", "ratio", "tokens", "tokens_per_second", "seconds", "bytes", "bytes_per_second",
+    "watts", "celsius", "hertz", "count", "per_second", "1",
+]  # fmt: skip
 
 OLDEST = "0.5.0"  # no tag before it was read
 _RELEASE = re.compile(r"v?(\d{1,9}(?:\.\d{1,9})*)", re.ASCII)
@@ -57,6 +60,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     :func:`~rlhfd_daemon.metrics.normalise`; ``ratio`` is 0 to 1, ``1`` has no unit. ``role`` is the class of the
     process that computes it. ``source`` is where the quantity comes from in the literature, ``healthy`` what public
     healthy runs show; both may be empty. Aliases name the same quantity in the same unit, nothing merely similar.
+    ``origin`` says who makes the value: OpenRLHF logs it, or rlhfd observes or computes it beside OpenRLHF.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     aliases_trl: tuple[str, ...] = ()
     aliases_verl: tuple[str, ...] = ()
     healthy: str = ""
+    origin: Literal["openrlhf", "rlhfd"] = "openrlhf"
 
 
 def metric(
@@ -96,4 +101,30 @@ def metric(
         aliases_trl=tuple(trl),
         aliases_verl=tuple(verl),
         healthy=healthy,
+    )
+
+
+def observed(
+    name: str,
+    unit: Unit,
+    role: str,
+    meaning: str,
+    *,
+    source: str = "",
+    healthy: str = "",
+    trl: Sequence[str] = (),
+    verl: Sequence[str] = (),
+) -> Metric:
+    """A row of what rlhfd itself observes or computes; no OpenRLHF version logs it."""
+    return Metric(
+        name=name,
+        unit=unit,
+        meaning=meaning,
+        source=source,
+        role=role,
+        keys=(KeyRange(name),),
+        aliases_trl=tuple(trl),
+        aliases_verl=tuple(verl),
+        healthy=healthy,
+        origin="rlhfd",
     )

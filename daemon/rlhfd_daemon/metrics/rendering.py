@@ -68,6 +68,8 @@ def _codes(keys: Sequence[str]) -> str:
 
 
 def _versions(key: KeyRange, row: Metric) -> str:
+    if row.origin == "rlhfd":
+        return "rlhfd"
     since = f"{key.first} to {key.last}" if key.last else f"since {key.first}"
     named = since if key.key == row.name else f"`{key.key}` {since}"
     return f"{named}; {key.note}" if key.note else named
@@ -79,7 +81,8 @@ def table(rows: Sequence[Metric] = TABLE) -> Table:
     for title in ("METRIC", "UNIT", "OPENRLHF", "MEANING"):
         grid.add_column(title, no_wrap=title in ("UNIT",), overflow="fold")
     for row in rows:
-        since = ", ".join(f"{key.first}-{key.last or ''}" for key in row.keys)
+        logged = ", ".join(f"{key.first}-{key.last or ''}" for key in row.keys)
+        since = logged if row.origin == "openrlhf" else "rlhfd"
         grid.add_row(*(text.replace("[", r"\[") for text in (row.name, row.unit, since, row.meaning)))
     return grid
 

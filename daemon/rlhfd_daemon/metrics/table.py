@@ -24,7 +24,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
 }
 TABLE: tuple[Metric, ...] = tuple(metric for group in GROUPS.values() for metric in group)
 
-_PLACEHOLDER = {"<datasource>": ".+", "<n>": r"\d+"}
+_PLACEHOLDER = {"<datasource>": ".+", "<n>": r"\d+", "<role>": r"[^/]+", "<phase>": r"[^/]+", "<device>": r"[^/]+"}
 
 
 class _Entry(NamedTuple):
