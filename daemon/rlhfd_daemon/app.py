@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -21,10 +21,15 @@ from rlhfd_daemon.errors import ConfigError
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Answer, Ingest, Received
 from rlhfd_daemon.notify import Notifier
-from rlhfd_daemon.pipeline import Pipeline
+from rlhfd_daemon.observation import Observation, Subject
+from rlhfd_daemon.pipeline import Pipeline, Sink
+from rlhfd_daemon.pollers import build as build_pollers
+from rlhfd_daemon.pollers.schedule import Schedule
+from rlhfd_daemon.process_state import states
 from rlhfd_daemon.recorder import Recorder
 from rlhfd_daemon.recording import tail
 from rlhfd_daemon.runs import Runs
+from rlhfd_daemon.stalls import StallWatch
 from rlhfd_daemon.statelock import StateLock
 from rlhfd_daemon.status import Parts, status
 from rlhfd_daemon.watch import vanished
@@ -68,7 +73,10 @@ class App:
             segment_bytes=config.framelog.segment_bytes,
             max_bytes=config.framelog.max_bytes,
         )
-        self.pipeline = Pipeline(build(config.analyzers), Lifecycle())
+        self.sinks: tuple[Sink, ...] = ()
+        self.pipeline = Pipeline(build(config.analyzers), Lifecycle(), self.sinks)
+        self.stalls = StallWatch(config.phases, self.runs, states)
+        self.pollers = Schedule(build_pollers(config.pollers, self.runs), self._note)
         self.delivery = Delivery(environ)
         self.ingest = Ingest(
             endpoint_of(config),
@@ -109,12 +117,14 @@ class App:
         self.ingest.start()
         await self.control.start()
         self._tasks = [asyncio.create_task(self._sync_forever()), asyncio.create_task(self._housekeep_forever())]
+        self.pollers.start()
         log.info("ready", endpoint=self.ingest.endpoint, state_dir=str(state_dir), caught_up_records=caught_up)
         self._notifier.ready(f"listening at {self.ingest.endpoint}")
 
     async def _stop(self) -> None:
         self._notifier.stopping()
         self.ingest.stop()
+        await self.pollers.stop()
         await self.control.stop()
         for task in self._tasks:
             task.cancel()
@@ -140,6 +150,7 @@ class App:
                 delivery=self.delivery,
                 lifecycle=self.pipeline.lifecycle,
                 runs=self.runs,
+                pollers=self.pollers,
             )
         )
 
@@ -176,6 +187,9 @@ class App:
     def _take(self, batch: list[Received]) -> None:
         self.recorder.take(batch)
 
+    def _note(self, seen: Sequence[Observation], now_ns: int) -> None:
+        self.recorder.note(seen, now_ns)
+
     def _answer_for(self, stream_id: str) -> Answer:
         stream = self.runs.streams.get(stream_id)
         run = None if stream is None else stream.run
@@ -205,8 +219,9 @@ class App:
                 "pid": stream.pid,
                 "reason": "exited_without_bye",
             }
-            self.recorder.note(stream.run, stream.boot, "stream_end", fields, now_ns)
-            self.runs.end(stream.stream, "exited_without_bye")
+            ended = Observation(subject=Subject(stream.run, stream.boot), event="stream_end", fields=fields)
+            self.recorder.note([ended], now_ns)
+        self.recorder.note(self.stalls.check(now_ns / 1e9, time.monotonic()), now_ns)
         for stream in self.runs.streams.values():
             if stream.ended is not None:
                 self.ingest.forget(stream.stream)

@@ -22,8 +22,8 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 __all__ = [
-    "AnalyzersConfig", "Config", "ControlConfig", "DaemonConfig", "FrameLogConfig", "IngestConfig", "LogConfig",
-    "NonFiniteConfig", "RobustZConfig", "TargetConfig", "load", "read_secrets",
+    "AnalyzersConfig", "Config", "ControlConfig", "DaemonConfig", "FrameLogConfig", "IncidentsConfig", "IngestConfig",
+    "LogConfig", "NonFiniteConfig", "PhasesConfig", "PollersConfig", "RobustZConfig", "TargetConfig", "load", "read_secrets",
 ]  # fmt: skip
 
 MAX_SECRET_FILE_BYTES = 64 * 1024
@@ -80,7 +80,18 @@ class RobustZConfig(_Section, frozen=True, kw_only=True):
     min_history: Annotated[int, Meta(ge=3)] = 20
     threshold: _Threshold = 8.0
     consecutive: _Count = 3
-    ignore: tuple[str, ...] = ("*/timing/*", "timing/*", "*_lr", "*/lr", "lr")
+    ignore: tuple[str, ...] = (
+        "*/timing/*", "timing/*", "*_lr", "*/lr", "lr",
+        "rlhfd/*", "phase/*", "vllm/*", "ray/*", "host/*", "disk/*", "gpu/*", "process/*",
+    )  # fmt: skip
+
+
+class IncidentsConfig(_Section, frozen=True, kw_only=True):
+    """Alerts for what happened (a dead actor, a stalled phase). ``clear_after_seconds`` ends one that has no end of
+    its own, such as an OOM kill."""
+
+    enabled: bool = True
+    clear_after_seconds: Annotated[float, Meta(gt=0, le=86400)] = 600.0
 
 
 class AnalyzersConfig(_Section, frozen=True, kw_only=True):
@@ -88,6 +99,23 @@ class AnalyzersConfig(_Section, frozen=True, kw_only=True):
 
     non_finite: NonFiniteConfig = NonFiniteConfig()
     robust_z: RobustZConfig = RobustZConfig()
+    incidents: IncidentsConfig = IncidentsConfig()
+
+
+class PhasesConfig(_Section, frozen=True, kw_only=True):
+    """A phase is stalled after ``factor`` times the longest of its kind lately, at least ``floor_seconds``; before
+    three of its kind have ended, after ``first_seconds``. A process that exists but is silent for
+    ``heartbeat_seconds`` has lost its heartbeat."""
+
+    enabled: bool = True
+    factor: Annotated[float, Meta(ge=1, le=1e6)] = 5.0
+    floor_seconds: Annotated[float, Meta(gt=0, le=86400)] = 10.0
+    first_seconds: Annotated[float, Meta(gt=0, le=86400 * 7)] = 1800.0
+    heartbeat_seconds: Annotated[float, Meta(ge=5, le=86400)] = 15.0
+
+
+class PollersConfig(_Section, frozen=True, kw_only=True):
+    """One section per poller."""
 
 
 class ControlConfig(_Section, frozen=True, kw_only=True):
@@ -123,6 +151,8 @@ class Config(_Section, frozen=True, kw_only=True):
     ingest: IngestConfig = IngestConfig()
     framelog: FrameLogConfig = FrameLogConfig()
     analyzers: AnalyzersConfig = AnalyzersConfig()
+    phases: PhasesConfig = PhasesConfig()
+    pollers: PollersConfig = PollersConfig()
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
     targets: dict[str, TargetConfig] = {}

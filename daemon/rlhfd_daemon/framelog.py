@@ -100,6 +100,11 @@ class FrameLog:
             except OSError as error:
                 self._degrade(error)
 
+    @property
+    def segment(self) -> Path:
+        """The segment that was written last; another one than before after a rotation."""
+        return self._path
+
     def append(self, payloads: Sequence[tuple[int, int, int, bytes]]) -> list[int]:
         """Write ``(received_ns, uid, pid, frame bytes)`` items with one system call and return their ids.
 

@@ -2,36 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from rlhfd_alerts.alert import Transition
+from rlhfd_alerts.finding import Finding
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.analyzers import Analyzer
 from rlhfd_daemon.frame import Frame
-from rlhfd_daemon.sample import samples
+from rlhfd_daemon.interpret import Interpreter
+from rlhfd_daemon.sample import Happening, Sample
+
+__all__ = ["Pipeline", "Sink"]
+
+TICK_NS = 1_000_000_000
+
+
+class Sink(Protocol):
+    """Gets every recorded frame with its samples, also those a restart reads again. In the daemon's loop: no I/O."""
+
+    def take(self, frame: Frame, samples: Sequence[Sample]) -> None: ...
 
 
 class Pipeline:
-    """Feeds recorded frames, in record order, through the analyzers and the alert lifecycle."""
+    """Feeds recorded frames, in record order, through the analyzers and the alert lifecycle.
 
-    def __init__(self, analyzers: Sequence[Analyzer], lifecycle: Lifecycle) -> None:
+    Time is the records' time of receipt, also for what follows from its passing: once a second of it, analyzers tick.
+    """
+
+    def __init__(self, analyzers: Sequence[Analyzer], lifecycle: Lifecycle, sinks: Sequence[Sink] = ()) -> None:
         self.analyzers = analyzers
         self.lifecycle = lifecycle
+        self._sinks = sinks
+        self._interpreter = Interpreter()
+        self._ticked_ns = 0
 
     def observe(self, frame: Frame, received_ns: int, record_id: int) -> list[Transition]:
         """What this frame decides; ``received_ns`` is the daemon's time of receipt, from the record."""
-        transitions: list[Transition] = []
-        for sample in samples(frame, received_ns, record_id):
-            for analyzer in self.analyzers:
-                for finding in analyzer.observe(sample):
-                    transition = self.lifecycle.observe(finding, record_id)
-                    if transition is not None:
-                        transitions.append(transition)
-        return transitions
+        observed = (self.lifecycle.observe(found, record_id) for found in self._findings(frame, received_ns, record_id))
+        return [transition for transition in observed if transition is not None]
 
     def warm_up(self, frame: Frame, received_ns: int, record_id: int) -> None:
         """Feed the analyzers with a frame that was decided on before the restart; what they find is known."""
-        for sample in samples(frame, received_ns, record_id):
+        for _ in self._findings(frame, received_ns, record_id):
+            pass
+
+    def _findings(self, frame: Frame, received_ns: int, record_id: int) -> Iterator[Finding]:
+        if received_ns - self._ticked_ns >= TICK_NS:
+            self._ticked_ns = received_ns
             for analyzer in self.analyzers:
-                for _ in analyzer.observe(sample):
-                    pass
+                yield from analyzer.tick(received_ns / 1e9)
+        samples = self._interpreter.samples(frame, received_ns, record_id)
+        for sink in self._sinks:
+            sink.take(frame, samples)
+        for sample in samples:
+            for analyzer in self.analyzers:
+                yield from analyzer.observe(sample)
+        if frame.event is not None:
+            yield from self._happened(frame, frame.event, received_ns / 1e9, record_id)
+
+    def _happened(self, frame: Frame, name: str, time: float, record_id: int) -> Iterable[Finding]:
+        happening = Happening(
+            frame.run, frame.boot, frame.role, frame.rank, frame.step, name, frame.fields, time, record_id
+        )
+        for analyzer in self.analyzers:
+            yield from analyzer.happened(happening)

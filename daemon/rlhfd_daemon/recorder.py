@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ import structlog
 from rlhfd_alerts.alert import Notification, Transition
 from rlhfd_alerts.grouping import group
 from rlhfd_alerts.outbox import Outbox
-from rlhfd_daemon.frame import VERSION, Frame, FrameError, decode, encode
+from rlhfd_daemon.frame import VERSION, Frame, FrameError, Link, decode, encode
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Received
+from rlhfd_daemon.observation import Observation, Subject
 from rlhfd_daemon.pipeline import Pipeline
+from rlhfd_daemon.runcontext import run_context
 from rlhfd_daemon.runs import DAEMON_ROLE, Peer, Runs
 from rlhfd_daemon.segment import Damage, Record
 
@@ -57,7 +60,8 @@ class Recorder:
         self._outbox = outbox
         self._targets = targets
         self._decided = decided
-        self._own_seq = 0
+        self._segment = framelog.segment
+        self._own_seqs: dict[Subject, int] = {}
         self._own_stream = f"rlhfd-{time.time_ns():x}"
 
     def take(self, batch: list[Received]) -> None:
@@ -66,24 +70,35 @@ class Recorder:
         if fresh:
             self._record(fresh)
 
-    def note(self, run: str, boot: str, event: str, fields: dict[str, object], now_ns: int) -> None:
-        """Record something the daemon itself observed about a run, so that a replay knows it too."""
-        self._own_seq += 1
-        frame = Frame(
+    def note(self, seen: Iterable[Observation], now_ns: int) -> None:
+        """Record what the daemon itself observed, so that a replay knows it too."""
+        frames = [self._own_frame(observation, now_ns) for observation in seen]
+        batch = [Received(frame, encode(frame), Peer(), now_ns) for frame in frames]
+        if batch:
+            for one in batch:
+                self._runs.admit(one.frame, one.peer, now_ns / 1e9)
+            self._record(batch)
+
+    def _own_frame(self, seen: Observation, now_ns: int) -> Frame:
+        subject = seen.subject
+        self._own_seqs[subject] = seq = self._own_seqs.get(subject, 0) + 1
+        digest = hashlib.blake2b(f"{subject.run}\0{subject.boot}".encode(), digest_size=8).hexdigest()
+        return Frame(
             v=VERSION,
-            run=run,
-            boot=boot,
+            run=subject.run,
+            boot=subject.boot,
             role=DAEMON_ROLE,
-            stream=f"{self._own_stream}-{run}"[:64],
+            stream=f"{self._own_stream}-{digest}",
             pid=0,
-            seq=self._own_seq,
+            seq=seq,
             time_ns=now_ns,
             mono_ns=time.monotonic_ns(),
-            kind="event",
-            event=event,
-            fields=fields,
+            kind="metrics" if seen.event is None else "event",
+            step=seen.step,
+            metrics=seen.metrics,
+            event=seen.event,
+            fields=seen.fields,
         )
-        self._record([Received(frame, encode(frame), Peer(), now_ns)])
 
     def advance(self) -> None:
         """Store how far decisions have come; called now and then, so that a restart has little to decide again."""
@@ -103,7 +118,8 @@ class Recorder:
             except FrameError as error:
                 log.warning("recorded frame not readable", record=record.id, reason=error.reason)
                 continue
-            self._runs.admit(frame, Peer(record.uid, record.pid), record.received_ns / 1e9)
+            before = Link(frame.seq - 1, frame.seq - 1)  # what came before this part of the log is no gap
+            self._runs.admit(frame, Peer(record.uid, record.pid), record.received_ns / 1e9, before)
             if record.id <= decided_through:
                 self._pipeline.warm_up(frame, record.received_ns, record.id)
             else:
@@ -128,6 +144,10 @@ class Recorder:
         for one, record_id in zip(fresh, ids, strict=True):
             self._decide(one.frame, one.received_ns, record_id)
             self.last_record = max(self.last_record, record_id)
+
+        if self._framelog.segment != self._segment:
+            self._segment = self._framelog.segment
+            self.note([one for run in self._runs.runs.values() for one in run_context(run)], fresh[-1].received_ns)
 
     def _decide(self, frame: Frame, received_ns: int, record_id: int) -> None:
         transitions = self._pipeline.observe(frame, received_ns, record_id)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlhfd_daemon.frame import Frame, Link
 
 MAX_STREAMS = 20_000
 MAX_DROP_REASONS = 32
+MAX_OPEN_PHASES = 64
+MAX_PHASE_KINDS = 256
+DURATIONS = 64  # the newest of each role's phase
 # The daemon's own observations of a run, read back from the log after a restart.
 DAEMON_ROLE = "rlhfd"
 
@@ -20,10 +26,23 @@ class Peer:
     pid: int = -1
 
 
+@dataclass(frozen=True)
+class OpenPhase:
+    """A phase that began and has not ended: ``since`` in Unix seconds by the daemon's clock, ``since_mono_ns`` by the
+    emitter's monotonic clock, which is the node's."""
+
+    phase: str
+    id: int
+    step: int | None
+    since: float
+    since_mono_ns: int
+
+
 @dataclass
 class Stream:
     """One emitter of one process. ``gaps`` are sequence numbers that never came; ``drops`` is the emitter's own
-    account of what it left out."""
+    account of what it left out. ``start`` is what it said at its start: host, world_size, cuda_visible_devices.
+    ``phases`` are open, by id; ``stalled`` those of them that were reported."""
 
     run: str
     boot: str
@@ -40,22 +59,61 @@ class Stream:
     drops: dict[str, int] = field(default_factory=dict)
     step: int | None = None
     last_seen: float = 0.0
-    phase: str | None = None
-    phase_since: float = 0.0
     ended: str | None = None
+    start: Mapping[str, object] = field(default_factory=dict)
+    phases: dict[int, OpenPhase] = field(default_factory=dict)
+    stalled: set[int] = field(default_factory=set)
+    silent: bool = False
+
+    def summary(self) -> dict[str, object]:
+        """What :meth:`restored` needs; part of ``run_context``."""
+        names = ("role", "rank", "stream", "pid", "last_seq", "last_seen", "step")
+        kept = {name: getattr(self, name) for name in names}
+        start = {name: value for name, value in self.start.items() if not isinstance(value, (dict, list))}
+        return {**kept, "uid": self.peer.uid, "peer_pid": self.peer.pid, "start": start}
+
+    @classmethod
+    def restored(cls, run: Run, summary: Mapping[str, Any]) -> Stream:
+        """The stream that a daemon before this one knew."""
+        peer = Peer(summary["uid"], summary["peer_pid"])
+        stream = cls(run.run, run.boot, summary["role"], summary["rank"], summary["stream"], summary["pid"], peer)
+        stream.last_seq, stream.last_seen, stream.step = summary["last_seq"], summary["last_seen"], summary["step"]
+        stream.start = summary["start"]
+        return stream
+
+    @property
+    def phase(self) -> str | None:
+        """The phase that was opened last."""
+        return next((phase.phase for phase in reversed(self.phases.values())), None)
 
 
 @dataclass
 class Run:
-    """One launch of a run."""
+    """One launch of a run, or the node (see ``observation.node``), of which only the daemon speaks.
+
+    ``context`` is what the trainer said at its start: args, versions, trainer. ``durations`` are those of the newest
+    phases in seconds, by role and phase.
+    """
 
     run: str
     boot: str
     first_seen: float
     last_seen: float
     step: int | None = None
-    trainer: str | None = None
+    context: Mapping[str, object] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
+    durations: dict[tuple[str, str], deque[float]] = field(default_factory=dict)
+
+    @property
+    def trainer(self) -> str | None:
+        """The class that trains, if it has introduced itself."""
+        trainer = self.context.get("trainer")
+        return trainer if isinstance(trainer, str) else None
+
+    @property
+    def is_training(self) -> bool:
+        """False for the node and for whatever only the daemon has spoken of."""
+        return any(stream.role != DAEMON_ROLE for stream in self.streams.values())
 
     @property
     def live(self) -> bool:
@@ -153,13 +211,63 @@ class Runs:
         if frame.step is not None:
             stream.step = frame.step
             run.step = frame.step if run.step is None else max(run.step, frame.step)
-        if frame.event == "phase_begin":
-            stream.phase, stream.phase_since = str(frame.fields.get("phase")), now
-        elif frame.event == "phase_end":
-            stream.phase = None
-        elif frame.event == "process_stop":
+        if frame.event is not None:
+            self._follow_event(run, stream, frame, now)
+
+    def _follow_event(self, run: Run, stream: Stream, frame: Frame, now: float) -> None:
+        event, fields = frame.event, frame.fields
+        if event == "phase_begin":
+            phase = OpenPhase(str(fields.get("phase")), _number(fields, "id"), frame.step, now, frame.mono_ns)
+            if len(stream.phases) < MAX_OPEN_PHASES:
+                stream.phases[phase.id] = phase
+        elif event == "phase_end":
+            stream.phases.pop(_number(fields, "id"), None)
+            _remember_duration(run, stream.role, fields)
+        elif event == "process_start":
+            stream.start = fields
+        elif event == "process_stop":
             stream.ended = "process_stop"
-        elif frame.event == "run_start":
-            run.trainer = str(frame.fields.get("trainer"))
-        elif frame.event == "stream_end" and frame.role == DAEMON_ROLE:
-            self.end(str(frame.fields.get("stream")), str(frame.fields.get("reason")))
+        elif event == "run_start":
+            run.context = fields
+        elif frame.role == DAEMON_ROLE:
+            self._follow_daemon(run, event, fields)
+
+    def _follow_daemon(self, run: Run, event: str | None, fields: Mapping[str, object]) -> None:
+        """What the daemon noted itself; matters when it comes back from the log after a restart."""
+        stream = self.streams.get(str(fields.get("stream")))
+        if event == "run_context":
+            self._restore(run, fields)
+        elif stream is None:
+            return
+        elif event == "stream_end":
+            self.end(stream.stream, str(fields.get("reason")))
+        elif event == "phase_stalled":
+            stream.stalled.add(_number(fields, "id"))
+        elif event == "phase_resumed":
+            stream.stalled.discard(_number(fields, "id"))
+        elif event in ("heartbeat_lost", "heartbeat_back"):
+            stream.silent = event == "heartbeat_lost"
+
+    def _restore(self, run: Run, fields: Mapping[str, object]) -> None:
+        """Take up what ``run_context`` repeats at the head of a segment: the run's metadata and its streams."""
+        context, streams = fields.get("context"), fields.get("streams")
+        if isinstance(context, dict) and not run.context:
+            run.context = context
+        for one in streams if isinstance(streams, list) else []:
+            stream = Stream.restored(run, one)
+            known = self.streams.get(stream.stream)
+            if known is not None:
+                known.start = known.start or stream.start
+            elif len(self.streams) < MAX_STREAMS:
+                run.streams[stream.stream] = self.streams[stream.stream] = stream
+
+
+def _number(fields: Mapping[str, object], name: str) -> int:
+    value = fields.get(name)
+    return value if isinstance(value, int) else -1
+
+
+def _remember_duration(run: Run, role: str, fields: Mapping[str, object]) -> None:
+    seconds, key = fields.get("seconds"), (role, str(fields.get("phase")))
+    if isinstance(seconds, (int, float)) and (key in run.durations or len(run.durations) < MAX_PHASE_KINDS):
+        run.durations.setdefault(key, deque(maxlen=DURATIONS)).append(float(seconds))

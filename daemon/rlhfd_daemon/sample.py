@@ -1,15 +1,14 @@
-"""The daemon's one internal currency: one metric's value at one moment, from whatever source."""
+"""The daemon's internal currency: one metric's value at one moment, or one thing that happened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from rlhfd_daemon.frame import Frame
 
-
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
+class Sample(msgspec.Struct, frozen=True):
     """``time`` in Unix seconds by the daemon's clock; ``step`` the training step, ``None`` where there is none.
     ``record_id`` is the frame-log record it came from."""
 
@@ -18,9 +17,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     rank: int | None
     step: int | None
-    time: float
     name: str
     value: float
+    time: float
     record_id: int
 
     @property
@@ -29,17 +28,15 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         return (self.run, self.boot, self.role, self.rank, self.name)
 
 
-def samples(frame: Frame, received_ns: int, record_id: int) -> Iterator[Sample]:
-    """The samples of a metrics frame, in the frame's order; none for other frames."""
-    for name, value in frame.metrics.items():
-        yield Sample(
-            run=frame.run,
-            boot=frame.boot,
-            role=frame.role,
-            rank=frame.rank,
-            step=frame.step,
-            time=received_ns / 1e9,
-            name=name,
-            value=value,
-            record_id=record_id,
-        )
+class Happening(msgspec.Struct, frozen=True):
+    """An event frame as analyzers see it: ``name`` with its ``fields``; the rest as in :class:`Sample`."""
+
+    run: str
+    boot: str
+    role: str
+    rank: int | None
+    step: int | None
+    name: str
+    fields: Mapping[str, Any]
+    time: float
+    record_id: int

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import rlhfd_daemon
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.delivery import Delivery
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Ingest
+from rlhfd_daemon.pollers.schedule import Schedule
 from rlhfd_daemon.recorder import Recorder
 from rlhfd_daemon.runs import DAEMON_ROLE, Run, Runs, Stream
 
@@ -29,6 +30,7 @@ class Parts:
     delivery: Delivery
     lifecycle: Lifecycle
     runs: Runs
+    pollers: Schedule
 
 
 def status(parts: Parts) -> dict[str, object]:
@@ -56,6 +58,7 @@ def status(parts: Parts) -> dict[str, object]:
             "degraded": log.degraded,
         },
         "targets": parts.delivery.status(),
+        "pollers": {name: asdict(health) for name, health in parts.pollers.health.items()},
         "alerts": [
             {
                 "fingerprint": alert.fingerprint,
@@ -72,6 +75,7 @@ def status(parts: Parts) -> dict[str, object]:
         "runs": [
             _run(run, run.run in parts.muted)
             for run in sorted(parts.runs.runs.values(), key=lambda run: run.first_seen)
+            if run.is_training
         ],
     }
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,15 +177,13 @@ def test_what_is_forgotten_begins_anew_and_nothing_else() -> None:
 
 
 def test_nothing_follows_from_time_alone() -> None:
-    assert [list(analyzer.tick(1e10)) for analyzer in build(AnalyzersConfig())] == [[], []]
+    assert [list(analyzer.tick(1e10)) for analyzer in build(AnalyzersConfig())] == [[], [], []]
 
 
 def test_only_enabled_analyzers_are_built() -> None:
-    off = AnalyzersConfig(robust_z=RobustZConfig(enabled=False))
-    assert [type(analyzer) for analyzer in build(off)] == [NonFinite]
-    assert (
-        build(AnalyzersConfig(non_finite=NonFiniteConfig(enabled=False), robust_z=RobustZConfig(enabled=False))) == ()
-    )
+    off = {name: {"enabled": False} for name in ("robust_z", "incidents")}
+    assert [type(analyzer) for analyzer in build(msgspec.convert(off, AnalyzersConfig))] == [NonFinite]
+    assert build(msgspec.convert({**off, "non_finite": {"enabled": False}}, AnalyzersConfig)) == ()
 
 
 def test_the_number_of_series_is_bounded_and_refusals_are_counted() -> None:

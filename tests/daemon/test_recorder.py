@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from rlhfd_daemon.config import AnalyzersConfig
 from rlhfd_daemon.frame import Link, decode
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Received
+from rlhfd_daemon.observation import Observation, Subject
 from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.recorder import Recorder
 from rlhfd_daemon.recording import read, tail
@@ -30,10 +32,10 @@ NS = 1_700_000_000_000_000_000
 class Daemon:
     """The parts round a Recorder on real files; opening a second one on the same folder is a restart."""
 
-    def __init__(self, folder: Path, targets: tuple[str, ...] = ("hook",)) -> None:
+    def __init__(self, folder: Path, targets: tuple[str, ...] = ("hook",), segment_bytes: int = 1 << 24) -> None:
         self.frames = folder / "frames"
         self.outbox = Outbox.open(folder / "alerts.sqlite3")
-        self.log = FrameLog(self.frames)
+        self.log = FrameLog(self.frames, segment_bytes=segment_bytes)
         self.log.open(minimum_next_id=self.outbox.decided_through() + 1)
         self.runs = Runs()
         self.pipeline = Pipeline(build(AnalyzersConfig()), Lifecycle())
@@ -70,7 +72,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def received(seq: int, value: float = 1.0, link: Link | None = None, **changes: object) -> Received:
-    payload = packed(seq, metrics={"loss": value}, **changes)
+    payload = packed(seq, **({} if "kind" in changes else {"metrics": {"loss": value}}), **changes)
     return Received(decode(payload), payload, PEER, NS + seq * 10**9, link)
 
 
@@ -182,10 +184,14 @@ def test_a_firing_alert_is_not_told_again_after_a_restart_but_its_end_is(tmp_pat
     after.crash()
 
 
+def seen(run: str = "r", **changes: Any) -> list[Observation]:
+    return [Observation(subject=Subject(run, "b"), **changes)]
+
+
 def test_the_daemon_s_own_notes_are_recorded_and_read_back(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     daemon.recorder.take([received(1)])
-    daemon.recorder.note("r", "b", "stream_end", {"stream": "s1", "reason": "exited_without_bye"}, NS)
+    daemon.recorder.note(seen(event="stream_end", fields={"stream": "s1", "reason": "exited_without_bye"}), NS)
     note = decode(daemon.records()[-1].payload)
     assert (note.role, note.event, note.fields["stream"]) == ("rlhfd", "stream_end", "s1")
     daemon.crash()
@@ -196,10 +202,55 @@ def test_the_daemon_s_own_notes_are_recorded_and_read_back(tmp_path: Path) -> No
     after.crash()
 
 
+def test_what_a_poller_measured_is_a_frame_like_others(daemon: Daemon) -> None:
+    daemon.recorder.note([*seen("node:x", metrics={"host/cpu_ratio": 0.5}), *seen(metrics={"m": 1.0}, step=7)], NS)
+    host, run = (decode(record.payload) for record in daemon.records())
+    assert (host.kind, host.run, host.metrics, host.step) == ("metrics", "node:x", {"host/cpu_ratio": 0.5}, None)
+    assert (run.metrics, run.step) == ({"m": 1.0}, 7)
+    assert host.stream != run.stream
+    assert not daemon.runs.runs["node:x", "b"].is_training
+    daemon.recorder.note(seen("node:x", metrics={"host/cpu_ratio": 0.6}), NS)
+    assert decode(daemon.records()[-1].payload).seq == 2
+
+
 def test_a_note_about_a_run_with_the_longest_name_is_still_a_frame(daemon: Daemon) -> None:
     for run in ("ä" * 64, "x" * 128):
-        daemon.recorder.note(run, "b", "stream_end", {}, NS)
+        daemon.recorder.note(seen(run, event="stream_end"), NS)
         assert decode(daemon.records()[-1].payload).run == run
+
+
+START = {"args": {"algo.kl.init_coef": 0.0}, "versions": {"openrlhf": "0.11.2"}, "trainer": "PPOTrainer"}
+
+
+def test_every_segment_says_again_what_a_run_said_at_its_start(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, segment_bytes=4096)
+    daemon.recorder.take([received(1, kind="event", event="run_start", fields=START)])
+    daemon.recorder.take([received(2, kind="event", event="process_start", fields={"hostname": "h", "gpus": [1]})])
+    for seq in range(3, 60):
+        daemon.recorder.take([received(seq)])
+    daemon.crash()
+    segments = sorted(daemon.frames.glob("*.log"))
+    assert len(segments) > 2
+    for segment in segments[:-1]:
+        segment.unlink()
+    after = Daemon(tmp_path)
+    after.start()
+    run, stream = after.runs.runs["r", "b"], after.runs.streams["s1"]
+    assert (dict(run.context), run.trainer) == (START, "PPOTrainer")
+    assert (dict(stream.start), stream.role, stream.peer, stream.gaps) == ({"hostname": "h"}, "trainer", PEER, 0)
+    after.recorder.take([received(60)])
+    assert after.runs.streams["s1"].gaps == 0
+    after.crash()
+
+
+def test_a_restart_in_the_middle_of_a_stream_finds_no_gap(tmp_path: Path) -> None:
+    before = Daemon(tmp_path)
+    before.log.append([(NS, 1000, 42, packed(5000)), (NS, 1000, 42, packed(5003))])
+    before.crash()
+    after = Daemon(tmp_path)
+    after.start()
+    assert (after.runs.streams["s1"].last_seq, after.runs.streams["s1"].gaps) == (5003, 2)
+    after.crash()
 
 
 def test_recorded_frames_nobody_can_read_are_passed_over(tmp_path: Path) -> None:

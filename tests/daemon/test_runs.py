@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rlhfd_daemon import runs as runs_module
 from rlhfd_daemon.frame import Link
-from rlhfd_daemon.runs import Peer, Runs
+from rlhfd_daemon.runs import OpenPhase, Peer, Runs
 from rlhfd_emitter.ring import Entry, Ring
 from wire import frame
 
@@ -118,13 +118,34 @@ def test_the_step_of_a_run_is_its_furthest_stream_s() -> None:
     assert (runs.runs["r", "b"].step, runs.streams["b"].step) == (7, 5)
 
 
-def test_phases_open_and_close() -> None:
+def phase(runs: Runs, seq: int, event: str, number: int, name: str = "generation", **fields: Any) -> None:
+    admit(runs, seq, kind="event", event=event, fields={"phase": name, "id": number, **fields}, now=float(seq))
+
+
+def test_phases_open_and_close_also_when_they_overlap() -> None:
     runs = Runs()
-    admit(runs, 1, kind="event", event="phase_begin", fields={"phase": "generation"}, now=3.0)
+    phase(runs, 1, "phase_begin", 1)
     stream = runs.streams["s1"]
-    assert (stream.phase, stream.phase_since) == ("generation", 3.0)
-    admit(runs, 2, kind="event", event="phase_end", fields={"phase": "generation"})
+    assert stream.phases == {1: OpenPhase("generation", 1, 1, 1.0, 2_000)}
+    phase(runs, 2, "phase_begin", 2, "reward")
+    assert stream.phase == "reward"
+    phase(runs, 3, "phase_end", 1, seconds=2.0)
+    assert [one.phase for one in stream.phases.values()] == ["reward"]
+    phase(runs, 4, "phase_end", 2, "reward", seconds=0.5)
     assert stream.phase is None
+    assert {key: list(kept) for key, kept in runs.runs["r", "b"].durations.items()} == {
+        ("trainer", "generation"): [2.0],
+        ("trainer", "reward"): [0.5],
+    }
+
+
+def test_phases_that_never_end_and_names_without_end_are_bounded() -> None:
+    runs = Runs()
+    for number in range(1, 1000):
+        phase(runs, 2 * number, "phase_begin", number, f"p{number}")
+        phase(runs, 2 * number + 1, "phase_end", -number, f"p{number}", seconds=1.0)
+    assert len(runs.streams["s1"].phases) <= 64
+    assert len(runs.runs["r", "b"].durations) <= 256
 
 
 def test_a_stream_ends_by_its_own_word_or_ours_and_lives_again_when_it_speaks() -> None:

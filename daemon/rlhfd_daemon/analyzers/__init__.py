@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from rlhfd_alerts.finding import Finding
+from rlhfd_daemon.analyzers.incidents import Incidents
 from rlhfd_daemon.analyzers.non_finite import NonFinite
 from rlhfd_daemon.analyzers.robust_z import RobustZ
 from rlhfd_daemon.config import AnalyzersConfig
-from rlhfd_daemon.sample import Sample
+from rlhfd_daemon.sample import Happening, Sample
 
 __all__ = ["Analyzer", "build"]
 
@@ -19,6 +20,10 @@ class Analyzer(Protocol):
 
     def observe(self, sample: Sample) -> Iterable[Finding]:
         """Findings whose condition began or ended with this sample."""
+        ...
+
+    def happened(self, event: Happening) -> Iterable[Finding]:
+        """Findings whose condition began or ended with this event."""
         ...
 
     def tick(self, now: float) -> Iterable[Finding]:
@@ -37,4 +42,6 @@ def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
         found.append(NonFinite(config.non_finite))
     if config.robust_z.enabled:
         found.append(RobustZ(config.robust_z))
+    if config.incidents.enabled:
+        found.append(Incidents(config.incidents))
     return tuple(found)

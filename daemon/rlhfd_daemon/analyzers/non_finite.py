@@ -9,7 +9,7 @@ from rlhfd_alerts.canonical import spell
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.series import Evidence, SeriesTable, at_step, labels
 from rlhfd_daemon.config import NonFiniteConfig
-from rlhfd_daemon.sample import Sample
+from rlhfd_daemon.sample import Happening, Sample
 
 RULE = "non_finite"
 # OpenRLHF issues 1120, 528 and 288 and PR 1240: DeepSpeed skips every optimizer step from then on without a word.
@@ -53,6 +53,9 @@ class NonFinite:
         if state.active and state.finite >= self._config.clear_after:
             state.active = False
             return (self._finding(sample, state, f"{sample.name} is finite again {at_step(sample.step)}"),)
+        return ()
+
+    def happened(self, event: Happening) -> Iterable[Finding]:
         return ()
 
     def tick(self, now: float) -> Iterable[Finding]:

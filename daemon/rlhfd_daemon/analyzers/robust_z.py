@@ -13,7 +13,7 @@ from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.remedies import remedy
 from rlhfd_daemon.analyzers.series import Evidence, SeriesTable, at_step, labels
 from rlhfd_daemon.config import RobustZConfig
-from rlhfd_daemon.sample import Sample
+from rlhfd_daemon.sample import Happening, Sample
 
 RULE = "robust_z"
 MAD_TO_SIGMA = 1.4826  # for a normal distribution (Rousseeuw and Croux 1993)
@@ -75,6 +75,9 @@ class RobustZ:
         if abs(z) > self._config.threshold:
             return self._outside(state, sample, level, scale, z)
         return self._inside(state, sample, level)
+
+    def happened(self, event: Happening) -> Iterable[Finding]:
+        return ()
 
     def tick(self, now: float) -> Iterable[Finding]:
         return ()

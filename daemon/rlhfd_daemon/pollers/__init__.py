@@ -1,0 +1,33 @@
+"""Pollers look at the node at intervals. To add one: a file here, a section in config.py, a line in :func:`build`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from rlhfd_daemon.config import PollersConfig
+from rlhfd_daemon.observation import Observation
+from rlhfd_daemon.runs import Runs
+
+__all__ = ["Poller", "build"]
+
+
+class Poller(Protocol):
+    """One source of observations. Lives in the daemon's loop: what may hang goes into a thread or a child process."""
+
+    name: str
+    interval_seconds: float
+
+    async def poll(self, now: float) -> Iterable[Observation]:
+        """Look once; ``now`` in Unix seconds. May raise: the failure is counted and the poller asked again later."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go of everything; bounded, safe to call twice."""
+        ...
+
+
+def build(config: PollersConfig, runs: Runs) -> tuple[Poller, ...]:
+    """The enabled pollers. ``runs`` tells which processes belong to which run and role."""
+    found: list[Poller] = []
+    return tuple(found)
