@@ -16,6 +16,7 @@ from rlhfd_alerts.outbox import Outbox
 from rlhfd_daemon.analyzers import build
 from rlhfd_daemon.config import Config, load
 from rlhfd_daemon.control import ControlServer
+from rlhfd_daemon.deaths import Deaths
 from rlhfd_daemon.delivery import Delivery
 from rlhfd_daemon.errors import ConfigError
 from rlhfd_daemon.framelog import FrameLog
@@ -36,6 +37,7 @@ from rlhfd_daemon.watch import vanished
 from rlhfd_emitter.endpoint import default_endpoint, ipc_path
 
 HOUSEKEEPING_SECONDS = 1.0
+LOOK_SECONDS = 0.25  # at the processes
 STOP_SECONDS = 5.0
 log = structlog.get_logger()
 
@@ -75,6 +77,7 @@ class App:
         )
         self.sinks: tuple[Sink, ...] = ()
         self.pipeline = Pipeline(build(config.analyzers), Lifecycle(), self.sinks)
+        self.deaths = Deaths(self.runs)
         self.stalls = StallWatch(config.phases, self.runs, states)
         self.pollers = Schedule(build_pollers(config.pollers, self.runs), self._note)
         self.delivery = Delivery(environ)
@@ -129,6 +132,7 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.deaths.close()
         await self.delivery.stop(STOP_SECONDS)
         self.framelog.close()
         if hasattr(self, "outbox"):
@@ -203,10 +207,15 @@ class App:
             await loop.run_in_executor(None, self.framelog.sync)
 
     async def _housekeep_forever(self) -> None:
+        turns = 0
         while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
+            turns += 1
+            now_ns = time.time_ns()
             try:
-                self._housekeep(time.time_ns())
+                self.recorder.note(self.deaths.check(now_ns / 1e9, time.monotonic()), now_ns)
+                if turns % round(HOUSEKEEPING_SECONDS / LOOK_SECONDS) == 0:
+                    self._housekeep(now_ns)
             except Exception:  # a supervised loop: one bad turn must not end the watch over all runs
                 log.exception("housekeeping failed")
 

@@ -23,7 +23,8 @@ else:
 
 __all__ = [
     "AnalyzersConfig", "Config", "ControlConfig", "DaemonConfig", "FrameLogConfig", "IncidentsConfig", "IngestConfig",
-    "LogConfig", "NonFiniteConfig", "PhasesConfig", "PollersConfig", "RobustZConfig", "TargetConfig", "load", "read_secrets",
+    "LogConfig", "NonFiniteConfig", "PhasesConfig", "PollersConfig", "RobustZConfig", "TargetConfig", "load",
+    "read_secrets",
 ]  # fmt: skip
 
 MAX_SECRET_FILE_BYTES = 64 * 1024

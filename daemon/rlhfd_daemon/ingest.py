@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -17,12 +15,17 @@ import msgspec
 import structlog
 import zmq
 
+from rlhfd_daemon.endpoint_claim import claim_endpoint
 from rlhfd_daemon.errors import EndpointError
 from rlhfd_daemon.frame import MAX_FRAME_BYTES, VERSION, Frame, FrameError, Link, decode, decode_link
 from rlhfd_daemon.runs import Peer
-from rlhfd_emitter.endpoint import MAX_IPC_PATH_BYTES, ipc_path
+from rlhfd_emitter.endpoint import ipc_path
 
 BATCH = 512
+# Many streams with few frames each: reading and answering them one by one would cost more than all the rest.
+GATHER_SECONDS = 0.1
+ACK_SECONDS = 0.3  # an emitter waits for a second
+MAX_PEERS = 20_000
 log = structlog.get_logger()
 
 
@@ -88,6 +91,9 @@ class Ingest:
         self._refuse = refuse
         self._foreign = foreign
         self._routes: dict[str, bytes] = {}
+        self._peers: dict[bytes, Peer] = {}
+        self._owed: dict[str, bytes] = {}
+        self._reading = False  # whether the loop watches the socket's descriptor; else a turn is due
         self._context: zmq.Context[Any] | None = None
         self._socket: zmq.Socket[Any] | None = None
         self._lock: int | None = None
@@ -117,14 +123,12 @@ class Ingest:
         finally:
             os.umask(before)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(int(socket.getsockopt(zmq.FD)), self._readable)
-        self._readable()
+        self._turn()
 
     def stop(self) -> None:
         """Stop reading and give the endpoint back. Safe to call twice."""
         if self._socket is not None:
-            if self._loop is not None:
-                self._loop.remove_reader(int(self._socket.getsockopt(zmq.FD)))
+            self._stop_watching()
             self._socket.close(0)
             self._socket = None
         if self._context is not None:
@@ -141,56 +145,107 @@ class Ingest:
         """Send the stream's emitter its present answer unasked: the mute state has changed."""
         if stream in self._routes:
             self._answer(self._routes[stream], self._answer_for(stream))
-            self._come_back()
+            self._watch()
 
     def forget(self, stream: str) -> None:
         """The stream is over."""
         self._routes.pop(stream, None)
 
     def _readable(self) -> None:
-        """Take one batch. ZeroMQ's descriptor fires on edges only, and sending consumes edges, too: what is left
-        after the answers is ours to come back for."""
+        """Something is there; a moment later there is more."""
+        self._stop_watching()
+        if self._loop is not None:
+            self._loop.call_later(GATHER_SECONDS, self._turn)
+
+    def _turn(self) -> None:
+        """Take one batch; acknowledge at once what somebody waits for, the rest a little later together."""
         batch: list[Received] = []
-        acks: dict[tuple[bytes, str], None] = {}
-        for _ in range(BATCH):
-            message = self._receive()
-            if message is None:
-                break
-            self._take(message, batch, acks)
+        acks: dict[str, bytes] = {}
+        count = 0
+        while count < BATCH and self._receive(batch, acks):
+            count += 1
         if batch:
             self._sink(batch)
-        for route, stream in acks:
+        waiting = {one.frame.stream for one in batch if one.frame.kind == "ping" or one.frame.event == "process_stop"}
+        self._acknowledge({stream: route for stream, route in acks.items() if stream in waiting})
+        later = {stream: route for stream, route in acks.items() if stream not in waiting}
+        if later and not self._owed and self._loop is not None:
+            self._loop.call_later(ACK_SECONDS, self._settle)
+        self._owed.update(later)
+        if count == BATCH and self._loop is not None:
+            self._loop.call_soon(self._turn)
+        else:
+            self._watch()
+
+    def _settle(self) -> None:
+        owed, self._owed = self._owed, {}
+        self._acknowledge(owed)
+        if self._reading:
+            self._watch()
+
+    def _acknowledge(self, acks: dict[str, bytes]) -> None:
+        for stream, route in acks.items():
             self._answer(route, self._answer_for(stream))
-        self._come_back()
 
-    def _come_back(self) -> None:
-        if (
-            self._socket is not None
-            and self._loop is not None
-            and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN
-        ):
-            self._loop.call_soon(self._readable)
+    def _watch(self) -> None:
+        """Wait for more. ZeroMQ's descriptor fires on edges only, and sending consumes edges, too: what arrived
+        meanwhile is ours to come back for."""
+        if self._socket is None or self._loop is None:
+            return
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self._readable)
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._readable()
 
-    def _receive(self) -> list[zmq.Frame] | None:
+    def _stop_watching(self) -> None:
+        if self._reading and self._socket is not None and self._loop is not None:
+            self._loop.remove_reader(int(self._socket.getsockopt(zmq.FD)))
+        self._reading = False
+
+    def _receive(self, batch: list[Received], acks: dict[str, bytes]) -> bool:
+        """Take one message. False if there is none."""
         if self._socket is None:
-            return None
+            return False
         try:
-            return self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            route = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
-            return None
+            return False
+        peer = self._peers.get(route)
+        parts: list[bytes] = []
+        while self._socket.getsockopt(zmq.RCVMORE):
+            if peer is None:
+                part = self._socket.recv(copy=False)
+                peer = self._learn(route, part)
+                parts.append(part.bytes)
+            else:
+                parts.append(self._socket.recv())
+        self._take(route, peer or Peer(), parts, batch, acks)
+        return True
 
-    def _take(self, message: list[zmq.Frame], batch: list[Received], acks: dict[tuple[bytes, str], None]) -> None:
+    def _learn(self, route: bytes, part: zmq.Frame) -> Peer:
+        """Who sends by ``route``. Remembered only for routes that ZeroMQ made up, which start with a zero byte: one
+        that a client chose for itself may be another client's next time."""
+        peer = peer_of(part)
+        if route.startswith(b"\0"):
+            if len(self._peers) >= MAX_PEERS:
+                self._peers.clear()
+            self._peers[route] = peer
+        return peer
+
+    def _take(
+        self, route: bytes, peer: Peer, parts: list[bytes], batch: list[Received], acks: dict[str, bytes]
+    ) -> None:
         self.received += 1
-        route, payload = message[0].bytes, message[-1].bytes
-        peer = peer_of(message[-1])
+        payload = parts[-1] if parts else b""
         if self._allowed_uids and peer.uid not in (-1, *self._allowed_uids):
             self._reject("peer_uid", f"uid {peer.uid} is not in ingest.allowed_uids")
             return
         link = None
         try:
-            if len(message) > 3:
-                raise FrameError("malformed", f"{len(message) - 1} parts instead of a link and a frame")
-            link = decode_link(message[1].bytes) if len(message) == 3 else None
+            if len(parts) > 2:
+                raise FrameError("malformed", f"{len(parts)} parts instead of a link and a frame")
+            link = decode_link(parts[0]) if len(parts) == 2 else None
             frame = decode(payload, self._max_frame_bytes)
         except FrameError as error:
             self._reject(error.reason, str(error))
@@ -202,7 +257,7 @@ class Ingest:
             self._reject("foreign_stream", f"stream {frame.stream} is not uid {peer.uid}'s, role {frame.role}")
             return
         self._routes[frame.stream] = route
-        acks[route, frame.stream] = None
+        acks[frame.stream] = route
         batch.append(Received(frame, payload, peer, time.time_ns(), link))
 
     def _reject(self, reason: str, text: str) -> None:
@@ -225,46 +280,3 @@ def peer_of(part: zmq.Frame) -> Peer:
         return Peer(int(uid), int(pid))
     except (zmq.ZMQError, ValueError):
         return Peer()
-
-
-def claim_endpoint(endpoint: str) -> int:
-    """Make the socket's directory and take the endpoint's lock; returns the lock's descriptor.
-
-    libzmq's bind deletes whatever file is at the path and takes a living daemon's endpoint without a word, so
-    both are checked before.
-
-    :raises EndpointError: with the path and what to do.
-    """
-    path = ipc_path(endpoint)
-    if path is None:
-        raise EndpointError(f"ingest.endpoint: {endpoint}: only ipc:// endpoints are supported")
-    if len(os.fsencode(path)) > MAX_IPC_PATH_BYTES:
-        raise EndpointError(f"ingest.endpoint: {path}: longer than {MAX_IPC_PATH_BYTES} bytes; choose a shorter path")
-    try:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise EndpointError(f"ingest.endpoint: {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _refuse_foreign(path)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise EndpointError(f"ingest.endpoint: {path}: another rlhfd daemon listens here") from error
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
-
-
-def _refuse_foreign(path: str) -> None:
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise EndpointError(f"ingest.endpoint: {path}: {error.strerror}") from error
-    if not stat.S_ISSOCK(found.st_mode):
-        raise EndpointError(f"ingest.endpoint: {path}: exists and is not a socket; remove it or choose another path")
-    if found.st_uid != os.geteuid():
-        raise EndpointError(f"ingest.endpoint: {path}: the socket belongs to uid {found.st_uid}, not to us")

@@ -10,7 +10,7 @@ __all__ = ["ProcessState", "states"]
 
 
 class ProcessState(NamedTuple):
-    """``name`` is the kernel's, of 15 characters; ``state`` its letter (R, S, D, T, t, Z: proc(5)); ``parent`` a pid."""
+    """``name`` is the kernel's, of 15 characters; ``state`` its letter, as in proc(5); ``parent`` a pid."""
 
     pid: int
     name: str

@@ -17,9 +17,10 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from rlhfd_daemon.endpoint_claim import claim_endpoint
 from rlhfd_daemon.errors import EndpointError
 from rlhfd_daemon.frame import MAX_FRAME_BYTES
-from rlhfd_daemon.ingest import Answer, Ingest, Received, claim_endpoint
+from rlhfd_daemon.ingest import Answer, Ingest, Received
 from rlhfd_daemon.runs import Peer
 from wire import packed
 
@@ -339,7 +340,7 @@ def test_a_directory_without_permission_is_refused(short_dir: Path) -> None:
     (short_dir / "closed").mkdir(mode=0o500)
     # Everything is imported while the files can be read: the other user may not.
     program = (
-        "import os, sys\nfrom rlhfd_daemon.ingest import claim_endpoint\n"
+        "import os, sys\nfrom rlhfd_daemon.endpoint_claim import claim_endpoint\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         f"try: claim_endpoint('ipc://{short_dir}/closed/rlhfd.sock')\nexcept Exception as error: print(repr(error))"
     )
