@@ -109,6 +109,13 @@ class AsyncLLM:
         else:
             self.ended.append("done")
 """
+QUEUE = """
+class Queue:
+    def __init__(self, *items):
+        self.items = list(items)
+    def get(self, block=True, timeout=None):
+        return self.items.pop(0)
+"""
 V0_11 = {
     "openrlhf/trainer/ray/launcher.py": LAUNCHER,
     "openrlhf/trainer/ray/ppo_actor.py": PPO_ACTOR,
@@ -118,6 +125,7 @@ V0_11 = {
     "openrlhf/trainer/ppo_utils/experience_maker.py": EXPERIENCE_MAKER,
     "openrlhf/utils/deepspeed/deepspeed.py": DEEPSPEED,
     "vllm/v1/engine/async_llm.py": ASYNC_LLM,
+    "ray/util/queue.py": QUEUE,
 }
 # Up to 0.9.0: flat arguments, `args` and `step_bar` handed through, the generator beside the experience maker.
 V0_8 = {

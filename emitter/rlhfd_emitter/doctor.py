@@ -154,9 +154,7 @@ def _check_hook(place: Place) -> Check:
     if place.status == "moved":
         return Check(name, "ok", f"at its former place {detail}")
     if place.status == "changed":
-        return Check(
-            name, "warn", f"found, but without the parameter {detail}: nothing will be reported", "update rlhfd"
-        )
+        return Check(name, "warn", f"signature changed: no parameter {detail}; nothing is reported", "update rlhfd")
     remedy = f"nothing: it stays unseen in this version of {place.symbol.partition('.')[0]} (docs/versions.md)"
     return Check(name, "warn", "symbol not in this version", remedy)
 
@@ -223,7 +221,7 @@ def library_errors(names: Sequence[str] = ("zmq", "msgpack")) -> dict[str, str]:
 def examine(environ: Mapping[str, str]) -> list[Check]:
     """All checks of this interpreter and ``environ``; waits up to a second for a daemon."""
     versions = metadata.versions()
-    symbols = [f"{module}.{symbol}" for module, wrappers in hooks.WRAPPERS.items() for symbol in wrappers]
+    reads = hooks.symbols()
     errors = library_errors()
     functions, packages = installed_functions(list(hooks.WRAPPERS))
     return [
@@ -232,7 +230,7 @@ def examine(environ: Mapping[str, str]) -> list[Check]:
         *check_startup(site_files(), tuple(sys.version_info[:3])),
         check_openrlhf(versions.get("openrlhf"), "openrlhf" in packages),
         *check_packages(versions),
-        *check_hooks(places(symbols, hooks.FORMER, functions, packages)),
+        *check_hooks(places(list(reads), hooks.FORMER, functions, packages, reads)),
         *check_environment(environ),
         *check_libraries(errors),
         *([] if errors else [_ask_daemon(environ)]),

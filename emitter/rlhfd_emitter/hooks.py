@@ -7,12 +7,14 @@ patched there would be pickled by value and hide the patch in the worker.
 
 from __future__ import annotations
 
+import inspect
 from types import ModuleType
 from typing import Any
 
 from rlhfd_emitter import import_hook, wrappers
 from rlhfd_emitter.process import Process, guarded
-from rlhfd_emitter.wrappers import Wrapper, before, phase
+from rlhfd_emitter.symbols import missing_parameters
+from rlhfd_emitter.wrappers import Wrapper, before, phase, read_by
 
 _TRAINER = "openrlhf.trainer"
 _RAY = "openrlhf.trainer.ray"
@@ -79,6 +81,7 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "AsyncLLM.__init__": before(wrappers.engine_start),
         "AsyncLLM.generate": wrappers.requests,
     },
+    "ray.util.queue": {"Queue.get": wrappers.tokens},
     **{
         f"{_TRAINER}.{module}": {
             f"{trainer}.__init__": before(wrappers.trainer_start),
@@ -92,6 +95,15 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         )
     },
 }
+
+
+def symbols() -> dict[str, tuple[str, ...]]:
+    """The full name of every symbol of :data:`WRAPPERS`, with the parameters that its wrapper reads."""
+    return {
+        f"{module}.{symbol}": read_by(wrapper)
+        for module, found in WRAPPERS.items()
+        for symbol, wrapper in found.items()
+    }
 
 
 def install(process: Process | None = None) -> Process:
@@ -122,9 +134,18 @@ def _bind_one(process: Process, module: ModuleType, symbol: str, wrapper: Wrappe
     original = vars(owner).get(name) if owner is not None else None
     if original is None or hasattr(original, "__rlhfd__"):
         return False
+    if lacking := _missing(wrapper, original):
+        process.changed[f"{module.__name__}.{symbol}"] = lacking
+        return False
     replacement = wrapper(process, original)
     if replacement is original:
         return False
     replacement.__rlhfd__ = True  # type: ignore[attr-defined]
     setattr(owner, name, replacement)
     return True
+
+
+def _missing(wrapper: Wrapper, original: Any) -> str:
+    """The parameters that ``wrapper`` reads and ``original`` does not have; looked at only if it reads any."""
+    read = read_by(wrapper)
+    return ", ".join(missing_parameters(read, list(inspect.signature(original).parameters))) if read else ""

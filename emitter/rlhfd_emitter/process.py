@@ -19,9 +19,11 @@ class Process:
 
     def __init__(self) -> None:
         self.emitter: Emitter | None = None
+        self.role: str | None = None
         self.step: int | None = None
         self.bound: list[str] = []
         self.missing: list[str] = []
+        self.changed: dict[str, str] = {}  # symbol to the parameters that it should have
         self._phase_ids = itertools.count(1)
         self._pid = 0
         self._run_reported = False
@@ -30,16 +32,17 @@ class Process:
         """The process's emitter; the first call reports ``process_start`` with ``fields`` and the bound hooks."""
         if self.emitter is None or self._pid != os.getpid():
             self._pid = os.getpid()
-            self.emitter = Emitter(role=ray_role() or role, rank=rank)
+            self.role = ray_role() or role
+            self.emitter = Emitter(role=self.role, rank=rank)
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             self.emitter.event("process_start", ppid=os.getppid(), cuda_visible_devices=visible, **host(), **fields)
             self.report_hooks()
         return self.emitter
 
     def report_hooks(self) -> None:
-        """Say which hooks hold and which symbols this OpenRLHF does not have."""
+        """Say which hooks hold and which symbols this OpenRLHF does not have, or without what the hook reads."""
         if self.emitter is not None:
-            self.emitter.event("attached", bound=self.bound, missing=self.missing)
+            self.emitter.event("attached", bound=self.bound, missing=self.missing, changed=self.changed)
 
     def report_run(self, arguments: Mapping[str, object], **fields: object) -> None:
         """Report the run's metadata, once per process."""

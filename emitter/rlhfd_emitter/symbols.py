@@ -13,8 +13,8 @@ Parameters = tuple[str, ...]
 Functions = Mapping[str, Parameters]
 Status = Literal["found", "changed", "moved", "former", "absent", "uninstalled"]
 
-# What a wrapper reads from the call, each as alternatives; without it the hook would hold and report nothing.
-_STEP_LOGS: tuple[Parameters, ...] = (("global_step", "global_steps"), ("logs_dict",))
+# What hooks read from their calls, by symbol: names of parameters, ``a|b`` for either. ``wrappers.reads`` declares it.
+Reads = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,30 @@ class Place:
     detail: str = ""
 
 
-def places(symbols: Sequence[str], former: Mapping[str, str], functions: Functions, packages: set[str]) -> list[Place]:
+def places(
+    symbols: Sequence[str], former: Mapping[str, str], functions: Functions, packages: set[str], reads: Reads
+) -> list[Place]:
     """The place of each of ``symbols`` among ``functions`` (full name to parameters) of the installed ``packages``;
     ``former`` leads from an older place to the one that has its function today."""
-    return [_place(symbol, former, functions, packages) for symbol in symbols]
+    return [_place(symbol, former, functions, packages, reads) for symbol in symbols]
 
 
-def _place(symbol: str, former: Mapping[str, str], functions: Functions, packages: set[str]) -> Place:
+def _place(symbol: str, former: Mapping[str, str], functions: Functions, packages: set[str], reads: Reads) -> Place:
     if symbol.partition(".")[0] not in packages:
         return Place(symbol, "uninstalled")
-    if symbol in functions:
-        lacking = missing_parameters(symbol, functions[symbol])
-        return Place(symbol, "changed" if lacking else "found", ", ".join(lacking))
-    if symbol in former:
-        return Place(symbol, "former", former[symbol])
     older = [place for place, today in former.items() if today == symbol and place in functions]
-    return Place(symbol, "moved", older[0]) if older else Place(symbol, "absent")
+    at = next((place for place in (symbol, *older) if place in functions), None)
+    if at is None:
+        return Place(symbol, "former", former[symbol]) if symbol in former else Place(symbol, "absent")
+    lacking = missing_parameters(reads.get(at, ()), functions[at])
+    if lacking:
+        return Place(symbol, "changed", ", ".join(lacking))
+    return Place(symbol, "found") if at == symbol else Place(symbol, "moved", at)
 
 
-def missing_parameters(symbol: str, parameters: Parameters) -> list[str]:
-    """The parameters that the hook on ``symbol`` reads and the function does not have."""
-    needed: tuple[Parameters, ...] = ()
-    if symbol.endswith(".save_logs_and_checkpoints"):
-        needed = _STEP_LOGS
-    elif symbol.endswith("Trainer.__init__"):
-        needed = (("strategy",),)
-    elif symbol.endswith("Actor.__init__"):
-        needed = (("rank",),)
-    return [" or ".join(names) for names in needed if not set(names) & set(parameters)]
+def missing_parameters(read: Sequence[str], parameters: Sequence[str]) -> list[str]:
+    """Those of the parameters ``read`` by a hook that a function with ``parameters`` does not have."""
+    return [" or ".join(names) for names in (each.split("|") for each in read) if not set(names) & set(parameters)]
 
 
 def parse(module: str, source: bytes) -> dict[str, Parameters]:

@@ -5,18 +5,38 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhfd_emitter import metadata
-from rlhfd_emitter.process import Process, guarded
+from rlhfd_emitter.process import Process, guarded, ray_role
 
 Function = Callable[..., Any]
 Wrapper = Callable[[Process, Function], Function]
+Reader = TypeVar("Reader", bound=Function)
+
+
+def reads(*parameters: str) -> Callable[[Reader], Reader]:
+    """Declare which parameters of the original a wrapper, or the observer of :func:`before`, reads; ``a|b`` for either.
+
+    An original that lacks one of them is left alone, and ``attached`` and ``rlhfd doctor`` say so.
+    """
+
+    def declare(reader: Reader) -> Reader:
+        reader.__reads__ = parameters  # type: ignore[attr-defined]
+        return reader
+
+    return declare
+
+
+def read_by(wrapper: Function) -> tuple[str, ...]:
+    """What :func:`reads` declared; empty if nothing."""
+    return getattr(wrapper, "__reads__", ())
 
 
 def before(observe: Callable[[Process, Mapping[str, Any]], None]) -> Wrapper:
     """Call ``observe(process, arguments by name)`` before the original."""
 
+    @reads(*read_by(observe))
     def wrap(process: Process, original: Function) -> Function:
         signature = inspect.signature(original)
 
@@ -36,6 +56,7 @@ def before(observe: Callable[[Process, Mapping[str, Any]], None]) -> Wrapper:
 def phase(name: str | None = None, observe_result: Callable[[Process, Any], None] | None = None) -> Wrapper:
     """Report the call as a phase: ``name``, or for ``execute_batch`` the name of the method it runs."""
 
+    @reads(*([] if name else ["method_name"]))
     def wrap(process: Process, original: Function) -> Function:
         def begin(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
             method = kwargs.get("method_name", args[1] if len(args) > 1 else None)
@@ -92,17 +113,39 @@ def requests(process: Process, original: Function) -> Function:
     return wrapper
 
 
+def tokens(process: Process, original: Function) -> Function:
+    """``ray.util.queue.Queue.get``: tells ``GenerateSamplesActor`` of asynchronous training the trainer's last step.
+
+    It waits for tokens of that number (``rollout_slots``). The first ones are 0, also where a run goes on from a
+    checkpoint, and say nothing. Its other queue, and those of anyone else, hold no bare integers.
+    """
+
+    def take(got: object) -> None:
+        if process.role == "GenerateSamplesActor" and type(got) is int and got > 0:
+            process.step = got
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        got = original(*args, **kwargs)
+        guarded(take, got)
+        return got
+
+    return wrapper
+
+
 def numbers(logs: Mapping[str, object], prefix: str) -> dict[str, object]:
     """OpenRLHF's status dictionary under the names its loggers use; texts such as ``generated_samples`` stay here."""
     return {f"{prefix}{key}": value for key, value in logs.items() if value is not None and hasattr(value, "__float__")}
 
 
+@reads("world_size", "rank")
 def actor_start(process: Process, arguments: Mapping[str, Any]) -> None:
     """``BaseDistributedActor.__init__(self, world_size, rank, master_addr, master_port)``."""
     role = type(arguments["self"]).__name__
     process.open(role, arguments.get("rank"), world_size=arguments.get("world_size"))
 
 
+@reads("strategy")
 def trainer_start(process: Process, arguments: Mapping[str, Any]) -> None:
     """``__init__`` of a trainer: the one place that holds ``strategy.args``."""
     process.open(type(arguments["self"]).__name__)
@@ -120,9 +163,11 @@ def engine_start(process: Process, arguments: Mapping[str, Any]) -> None:
 
 def generator_start(process: Process, arguments: Mapping[str, Any]) -> None:
     """``SamplesGenerator.__init__``: in ``PPOTrainer``, or in ``GenerateSamplesActor`` when training asynchronously."""
-    process.open("PPOTrainer")
+    if (role := ray_role()) is not None:  # else the trainer's own __init__, which comes next, knows who it is
+        process.open(role)
 
 
+@reads("global_step|global_steps", "logs_dict")
 def step_logs(process: Process, arguments: Mapping[str, Any]) -> None:
     """``save_logs_and_checkpoints``: copied before the call, since some versions pop from the dictionary."""
     trainer = arguments["self"]

@@ -127,7 +127,7 @@ HOOKS: list[tuple[Place, State, str]] = [
     (Place("openrlhf.a.f", "found"), "ok", "found"),
     (Place("openrlhf.a.f", "moved", "openrlhf.b.f"), "ok", "at its former place openrlhf.b.f"),
     (Place("openrlhf.a.f", "former", "openrlhf.b.f"), "ok", "a former place, absent as expected; today openrlhf.b.f"),
-    (Place("openrlhf.a.f", "changed", "logs_dict"), "warn", "without the parameter logs_dict"),
+    (Place("openrlhf.a.f", "changed", "logs_dict"), "warn", "signature changed: no parameter logs_dict"),
     (Place("openrlhf.a.f", "absent"), "warn", "symbol not in this version"),
 ]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from observed import ACTOR, LAUNCHER, PPO_ACTOR, TRAINER, V0_8, Observed, events, phases
+import pytest
+
+from observed import ACTOR, LAUNCHER, PPO_ACTOR, PPO_TRAINER, TRAINER, V0_8, V0_11, Observed, events, phases
 from rlhfd_emitter.hooks import FORMER, WRAPPERS
 
 
@@ -65,6 +67,36 @@ compute_eval_metrics([], [0.0, 1.0], 1)
         (9, {"eval/eval_math_pass1": 0.5, "eval/eval_num_samples": 2.0}),
     ]
     assert not any(frame.drops for frame in frames)
+
+
+ASYNC_ROLES = [("GenerateSamplesActor", [None, 2, 2, 2]), ("TrainingActor", [None] * 4)]
+
+
+@pytest.mark.parametrize(("role", "steps"), ASYNC_ROLES)
+def test_the_generator_of_asynchronous_training_takes_its_step_from_the_trainer_s_tokens(
+    role: str, steps: list[int | None], observed: Observed
+) -> None:
+    frames = observed.frames(
+        f"""
+from openrlhf.trainer.ppo_trainer import compute_eval_metrics
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from ray.util.queue import Queue
+process.open({role!r})
+generator = SamplesGenerator(None, [], [], None, [])
+slots, others = Queue(0, 2), Queue("done", ("eval", 9, {{}}), True)
+assert slots.get() == 0
+generator.generate_samples()
+assert [slots.get(block=True), *(others.get() for _ in range(3))] == [2, "done", ("eval", 9, {{}}), True]
+generator.generate_samples()
+generator.generate_eval_samples()
+compute_eval_metrics([], [1.0], 1)
+"""
+    )
+    begun = [frame for frame in frames if frame.event == "phase_begin"]
+    assert [frame.step for frame in begun] == steps
+    assert [frame.fields["phase"] for frame in begun] == ["generation"] * 2 + ["eval_generation", "eval_metrics"]
+    (metrics,) = [frame for frame in frames if frame.kind == "metrics"]
+    assert (metrics.step, metrics.role) == (steps[-1], role)
 
 
 def test_phases_carry_their_step_their_length_and_what_ended_them(observed: Observed) -> None:
@@ -183,6 +215,19 @@ def test_the_actors_of_0_8_2_are_known_by_their_former_bases(observed: Observed)
     attached = events(frames, "attached")[-1]
     assert attached["missing"] == []
     assert "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer._broadcast_to_vllm" in attached["bound"]
+
+
+def test_a_function_without_a_parameter_that_its_hook_reads_is_left_alone_and_named(observed: Observed) -> None:
+    renamed = PPO_TRAINER.replace("logs_dict", "logs")
+    frames = observed.frames(
+        TRAINER + 'trainer.save_logs_and_checkpoints(1, {"kl": 0.1}, {})\ntrainer.ppo_train(1)\n',
+        files={**V0_11, "openrlhf/trainer/ppo_trainer.py": renamed},
+    )
+    saves = "openrlhf.trainer.ppo_trainer.BasePPOTrainer.save_logs_and_checkpoints"
+    attached = events(frames, "attached")[-1]
+    assert (attached["missing"], attached["changed"]) == ([saves], {saves: "logs_dict"})
+    assert not [frame for frame in frames if frame.kind == "metrics"]
+    assert phases(frames) == ["+ppo_train", "-ppo_train"]
 
 
 def test_every_former_place_is_hooked_and_so_is_the_one_that_it_became() -> None:

@@ -55,28 +55,30 @@ PLACES = [
 
 @pytest.mark.parametrize(("symbol", "there", "place"), PLACES)
 def test_a_symbol_s_place(symbol: str, there: set[str], place: Place) -> None:
-    assert places([symbol], FORMER, dict.fromkeys(there, ()), {"pkg"}) == [place]
+    assert places([symbol], FORMER, dict.fromkeys(there, ()), {"pkg"}, {}) == [place]
 
 
+SAVES = ("global_step|global_steps", "logs_dict")
 PARAMETERS = [
-    ("T.save_logs_and_checkpoints", ("self", "args", "global_step", "step_bar", "logs_dict"), []),
-    ("T.save_logs_and_checkpoints", ("self", "global_steps", "logs_dict"), []),
-    ("T.save_logs_and_checkpoints", ("self", "step"), ["global_step or global_steps", "logs_dict"]),
-    ("SFTTrainer.__init__", ("self", "model", "strategy"), []),
-    ("SFTTrainer.__init__", ("self", "model"), ["strategy"]),
-    ("BaseDistributedActor.__init__", ("self", "world_size"), ["rank"]),
-    ("SFTTrainer.evaluate", ("self",), []),
+    (SAVES, ("self", "args", "global_step", "step_bar", "logs_dict"), []),
+    (SAVES, ("self", "global_steps", "logs_dict"), []),
+    (SAVES, ("self", "step"), ["global_step or global_steps", "logs_dict"]),
+    (("rank",), ("self", "world_size"), ["rank"]),
+    ((), ("self",), []),
 ]
 
 
-@pytest.mark.parametrize(("symbol", "parameters", "lacking"), PARAMETERS)
-def test_a_parameter_that_a_hook_reads_must_be_there(
-    symbol: str, parameters: tuple[str, ...], lacking: list[str]
+@pytest.mark.parametrize("at", ["pkg.new", "pkg.old"])
+@pytest.mark.parametrize(("read", "parameters", "lacking"), PARAMETERS)
+def test_a_parameter_that_a_hook_reads_must_be_there_wherever_the_function_is(
+    read: tuple[str, ...], parameters: tuple[str, ...], lacking: list[str], at: str
 ) -> None:
-    name = f"openrlhf.trainer.x.{symbol}"
-    assert missing_parameters(name, parameters) == lacking
-    (place,) = places([name], {}, {name: parameters}, {"openrlhf"})
-    assert place == Place(name, "changed" if lacking else "found", ", ".join(lacking))
+    assert missing_parameters(read, parameters) == lacking
+    (place,) = places(["pkg.new"], FORMER, {at: parameters}, {"pkg"}, {at: read})
+    if lacking:
+        assert place == Place("pkg.new", "changed", ", ".join(lacking))
+    else:
+        assert place.status == ("found" if at == "pkg.new" else "moved")
 
 
 def test_installed_modules_are_read_and_never_imported(tmp_path: Path) -> None:

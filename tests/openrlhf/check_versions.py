@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhfd_emitter import hooks
+from rlhfd_emitter import hooks, wrappers
 from rlhfd_emitter.symbols import Parameters, Place, missing_parameters, parse, places
+from rlhfd_emitter.wrappers import read_by
 
 PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
 # The first and the last of each minor version, and those between which a hooked function moved.
@@ -74,11 +75,12 @@ environment at hand, vLLM included.
 - ✓: the function is at its place of today.
 - former: at the place that it had then, which is hooked, too.
 - –: this version has no such function, and this is not seen.
-- changed: the function is there, but without a parameter that rlhfd reads.
+- changed: the function is there, but without a parameter that rlhfd reads; it is left alone.
 """
 TAIL = """
 Phases of the vLLM engines are seen from 0.9.1 on, and before that in asynchronous training only: the synchronous
 trainer used `vllm.LLM`. In asynchronous training up to 0.9.0 the broadcast is seen in the policy, not in the trainer.
+There the generator's phases and evaluations carry a step from 0.9.8 on, before that none.
 """
 
 
@@ -132,16 +134,21 @@ def functions(wheel: Path) -> dict[str, Parameters]:
 
 def examine(name: str, folder: Path) -> Version:
     """Look for every hook of OpenRLHF in the version ``name``."""
-    found = functions(wheel(name, folder))
-    symbols = [f"{module}.{symbol}" for module, wrappers in hooks.WRAPPERS.items() for symbol in wrappers]
-    ours = [symbol for symbol in symbols if symbol.startswith("openrlhf.")]
-    return Version(name, places(ours, hooks.FORMER, found, {"openrlhf"}), found)
+    return look(name, functions(wheel(name, folder)))
+
+
+def look(name: str, found: Mapping[str, Parameters]) -> Version:
+    """Look for every hook of OpenRLHF among the functions ``found``."""
+    reads = hooks.symbols()
+    ours = [symbol for symbol in reads if symbol.startswith("openrlhf.")]
+    return Version(name, places(ours, hooks.FORMER, found, {"openrlhf"}, reads), found)
 
 
 def broken_step_logs(version: Version) -> list[str]:
     """Every ``save_logs_and_checkpoints`` that has not the parameters which step metrics are read from."""
     saves = [symbol for symbol in version.functions if symbol.endswith("Trainer.save_logs_and_checkpoints")]
-    return [symbol for symbol in saves if missing_parameters(symbol, version.functions[symbol])]
+    read = read_by(wrappers.step_logs)
+    return [symbol for symbol in saves if missing_parameters(read, version.functions[symbol])]
 
 
 def render(versions: Sequence[Version]) -> str:

@@ -17,7 +17,7 @@ __all__ = ["ray_head"]
 
 START_SECONDS = 90.0
 TERM_SECONDS = 15.0
-CPUS, GPUS = 16, 8
+CPUS, GPUS = 16, 12
 OBJECT_STORE_BYTES = 200_000_000
 PORT_OPTIONS = ("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from openrlhf.lab import HERE, SHIM, Lab, LabError, Process, free_ports, start
 from openrlhf.reward import FAULTS
 
-__all__ = ["start_dpo", "start_ppo", "start_rank", "start_rm", "start_sft"]
+__all__ = ["VARIANTS", "start_dpo", "start_ppo", "start_rank", "start_rm", "start_sft"]
 
 ROLLOUT_BATCH = 16
 SAMPLES_PER_PROMPT = 4
@@ -41,6 +41,22 @@ RANK_ARGUMENTS = {
     "train_dpo": (*PREFERENCES, "--ref.model_name_or_path", "{assets}/sft", "--adam.lr", "5e-4"),
 }
 
+# What makes another algorithm or topology of the PPO command: put behind its arguments, so that it wins.
+# ``{assets}`` and ``{shim}`` at the beginning of a part stand for folders.
+_ESTIMATOR = "--algo.advantage.estimator"
+_EVALUATED = ("--eval.dataset", "{assets}/eval_prompts.jsonl", "--eval.steps", "2", "--eval.n_samples_per_prompt", "2")
+_TWO_RANKS = ("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2", "--ds.zero_stage", "3")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "async": ("--train.async_enable", *_EVALUATED),
+    "grpo": (_ESTIMATOR, "group_norm", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"),
+    "reinforce": (_ESTIMATOR, "reinforce", *_TWO_RANKS),
+    "rloo": (_ESTIMATOR, "rloo", "--reward.remote_url", "", "--reward.model_name_or_path", "{assets}/sft"),
+    "agent": (
+        *(_ESTIMATOR, "reinforce_baseline", "--train.agent_func_path", "{shim}/lab_agent.py"),
+        *("--train.async_enable", "--train.partial_rollout_enable", "--train.async_queue_size", "2"),
+    ),
+}
+
 
 def start_ppo(
     lab: Lab,
@@ -58,9 +74,10 @@ def start_ppo(
 ) -> Process:
     """Start PPO with GAE on the Ray head ``ray``; several may run on one head.
 
-    ``prefix`` goes before ``python -m openrlhf.cli...``, ``extra`` behind its arguments, ``env`` over the driver's
-    environment. From step ``fault_step`` on (0: never) the reward is ``reward``, see ``reward.py``. ``trace`` gets
-    every row that OpenRLHF logs, with all digits. Checkpoints and the like go beside ``log``, into the folder ``name``.
+    ``prefix`` goes before ``python -m openrlhf.cli...``, ``extra`` (see ``VARIANTS``) behind its arguments, ``env``
+    over the driver's environment. From step ``fault_step`` on (0: never) the reward is ``reward``, see ``reward.py``.
+    ``trace`` gets every row that OpenRLHF logs, with all digits. Checkpoints and the like go beside ``log``, into the
+    folder ``name``.
     """
     _check_steps(steps, MAX_PPO_STEPS)
     if reward not in FAULTS:
@@ -88,7 +105,9 @@ def start_ppo(
         *("--algo.advantage.estimator", "gae", "--algo.advantage.is_correction_level", "token"),
         *("--algo.kl.init_coef", "0.01"),
     ]
-    return _start(lab, "train_ppo_ray", name, arguments, log, prefix, {**variables, **(env or {})}, extra, trace)
+    return _start(
+        lab, ("openrlhf.cli.train_ppo_ray",), name, arguments, log, prefix, {**variables, **(env or {})}, extra, trace
+    )
 
 
 def start_rank(
@@ -102,17 +121,23 @@ def start_rank(
     env: Mapping[str, str] | None = None,
     extra: Sequence[str] = (),
     trace: Path | None = None,
+    ranks: int = 1,
 ) -> Process:
-    """Start ``train_sft``, ``train_rm`` or ``train_dpo`` as one rank without a launcher; arguments as for PPO."""
+    """Start ``train_sft``, ``train_rm`` or ``train_dpo``: one rank without a launcher, more of them under ``torchrun``.
+    Other arguments as for PPO."""
     _check_steps(steps, MAX_RANK_STEPS[trainer])
     arguments = [
         *RANK_ARGUMENTS[trainer],
-        *("--train.batch_size", str(TRAIN_BATCH), "--train.micro_batch_size", str(TRAIN_BATCH)),
+        *("--train.batch_size", str(TRAIN_BATCH), "--train.micro_batch_size", str(TRAIN_BATCH // ranks)),
         *("--train.max_epochs", "1", "--data.max_samples", str(TRAIN_BATCH * steps)),
     ]
     located = [argument.format(assets=lab.assets) if "{assets}" in argument else argument for argument in arguments]
-    variables = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": str(free_ports(1)[0])}
-    return _start(lab, trainer, name, located, log, prefix, {**variables, **(env or {})}, extra, trace)
+    port, module = str(free_ports(1)[0]), [f"openrlhf.cli.{trainer}"]
+    variables = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": port}
+    if ranks > 1:
+        torchrun = ["torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}", "-m"]
+        variables, module = {}, [*torchrun, *module]
+    return _start(lab, module, name, located, log, prefix, {**variables, **(env or {})}, extra, trace)
 
 
 start_sft = functools.partial(start_rank, "train_sft")
@@ -127,7 +152,7 @@ def _check_steps(steps: int, most: int) -> None:
 
 def _start(
     lab: Lab,
-    module: str,
+    module: Sequence[str],
     name: str,
     arguments: Sequence[str],
     log: Path,
@@ -147,9 +172,10 @@ def _start(
         "--logger.tensorboard_dir": folder / "tensorboard",
         "--logger.wandb.run_name": name,
     }
-    program = [*_broken_path(environment), str(lab.python), "-m", f"openrlhf.cli.{module}"]
+    program = [*_broken_path(environment), str(lab.python), "-m", *module]
     placed = [str(part) for pair in outputs.items() for part in pair]
-    command: list[str | Path] = [*prefix, *program, *COMMON, *arguments, *placed, *extra]
+    given = [part.format(assets=lab.assets, shim=SHIM) if part.startswith("{") else part for part in extra]
+    command: list[str | Path] = [*prefix, *program, *COMMON, *arguments, *placed, *given]
     return start(command, environment, log, folder)
 
 

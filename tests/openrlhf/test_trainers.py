@@ -14,6 +14,7 @@ import pytest
 from openrlhf.conftest import rows, under_rlhfd
 from openrlhf.lab import Lab
 from openrlhf.runs import start_dpo, start_rm, start_sft
+from rlhfd_daemon.runs import DAEMON_ROLE
 from support import DaemonProcess
 
 STEPS = 8
@@ -54,6 +55,26 @@ def test_step_metrics_and_metadata_arrive(
     assert start_frame.fields["args"]["train.batch_size"] == 32
     events = [frame.event for frame in frames if frame.kind == "event"]
     assert (events[0], events[-1]) == ("process_start", "process_stop")
+
+
+def test_two_ranks_under_torchrun_report_themselves_and_only_the_first_the_metrics(
+    lab: Lab, daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    prefix = under_rlhfd(lab, "ranks", daemon.endpoint)
+    with start_sft(lab, "ranks", steps=STEPS, ranks=2, log=tmp_path / "run.log", trace=trace, prefix=prefix) as process:
+        assert process.wait(RUN_SECONDS) == 0, process.tail()
+    frames = [frame for frame in daemon.frames() if frame.run == "ranks" and frame.role != DAEMON_ROLE]
+    assert {frame.role for frame in frames} == {"SFTTrainer"}
+    for rank in (0, 1):
+        events = [frame.event for frame in frames if frame.rank == rank and frame.kind == "event"]
+        assert (events[0], events[-1]) == ("process_start", "process_stop")
+        assert events.count("phase_begin") == events.count("phase_end") == 1  # saving the model
+    metrics = [(frame.rank, frame.step, frame.metrics) for frame in frames if frame.kind == "metrics"]
+    assert metrics == [
+        (0, row["step"], {key: value for key, value in row.items() if key.startswith("train/")}) for row in rows(trace)
+    ]
+    assert len(metrics) == STEPS
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from openrlhf.check_versions import (
     broken_step_logs,
     cache,
     examine,
+    look,
     render,
     wheel,
 )
@@ -59,6 +60,18 @@ def test_every_former_place_is_in_one_of_the_versions_and_none_is_in_the_newest(
         assert holders, former
         assert VERSIONS[-1] not in holders
         assert today in versions[VERSIONS[-1]].functions
+
+
+def test_a_function_that_lost_a_parameter_which_a_hook_reads_is_changed(versions: dict[str, Version]) -> None:
+    newest = versions[VERSIONS[-1]]
+    saves = "openrlhf.trainer.sft_trainer.SFTTrainer.save_logs_and_checkpoints"
+    renamed = tuple(name.replace("logs_dict", "logs") for name in newest.functions[saves])
+    version = look("next", {**newest.functions, saves: renamed})
+    (place,) = [place for place in version.places if place.symbol == saves]
+    assert (place.status, place.detail) == ("changed", "logs_dict")
+    assert broken_step_logs(version) == [saves]
+    (row,) = [row for row in render([newest, version]).splitlines() if saves.removeprefix("openrlhf.") in row]
+    assert row.split("|")[3:5] == [" ✓ ", " changed "]
 
 
 def test_the_page_says_what_the_wheels_say(versions: dict[str, Version]) -> None:

@@ -1,0 +1,220 @@
+"""Every algorithm and topology of OpenRLHF's PPO command under observation: each process, phase and metric of it."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrlhf.conftest import rows, under_rlhfd
+from openrlhf.lab import Lab
+from openrlhf.runs import VARIANTS, start_ppo
+from rlhfd_daemon.analyzers.incident_table import INCIDENTS
+from rlhfd_daemon.frame import Frame
+from rlhfd_daemon.runs import DAEMON_ROLE
+from support import DaemonProcess, wait_for
+
+STEPS = 4
+AT_A_TIME = 2  # about 6 GB each
+RUN_SECONDS = 400.0
+
+TRAINER = {"make_experience", "ppo_train", "broadcast"}
+POLICY = {"forward", "append", "ppo_train", "broadcast", "save_model"}
+SYNC = {
+    "PPOTrainer": {"generation", *TRAINER},
+    "PolicyModelActor": POLICY,
+    "ReferenceModelActor": {"forward"},
+    "RolloutRayActor": {"generation"},
+}
+ASYNC = {
+    "TrainingActor": TRAINER,
+    "GenerateSamplesActor": {"generation"},
+    "PolicyModelActor": POLICY,
+    "ReferenceModelActor": {"forward"},
+    "RolloutRayActor": {"generation"},
+}
+CHECKPOINT = {"checkpoint"}  # of the best evaluation
+PHASES: dict[str, dict[str, set[str]]] = {
+    "async": {
+        **ASYNC,
+        "GenerateSamplesActor": {"generation", "eval_generation", "eval_metrics"},
+        "PolicyModelActor": POLICY | CHECKPOINT,
+        "CriticModelActor": {"forward", "append", "ppo_train"} | CHECKPOINT,
+    },
+    "grpo": SYNC,
+    "reinforce": SYNC,
+    "rloo": {**SYNC, "RewardModelActor": {"forward"}},
+    "agent": ASYNC,
+}
+ASYNCHRONOUS = ("async", "agent")
+QUEUE_SIZE = {"async": 1, "agent": 2}
+TWO_RANKS = {"reinforce": ("PolicyModelActor", "ReferenceModelActor")}
+ARGUMENTS: dict[str, dict[str, object]] = {
+    "async": {"algo.advantage.estimator": "gae", "train.async_enable": True, "eval.steps": 2},
+    "grpo": {"algo.advantage.estimator": "group_norm", "algo.kl.use_loss": True, "algo.kl.estimator": "k3"},
+    "reinforce": {"algo.advantage.estimator": "reinforce", "actor.num_gpus_per_node": 2, "ds.zero_stage": 3},
+    "rloo": {"algo.advantage.estimator": "rloo", "reward.remote_url": ""},
+    "agent": {"algo.advantage.estimator": "reinforce_baseline", "train.partial_rollout_enable": True},
+}
+
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all runs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of one run."""
+
+    exit_code: int
+    tail: str
+    frames: list[Frame]
+    logged: list[dict[str, Any]]
+    streams: list[dict[str, Any]]
+
+    def phases(self, role: str, name: str) -> list[tuple[Frame, Frame]]:
+        """Begin and end of every ``name`` phase of ``role``, in order."""
+        frames = [frame for frame in self.frames if frame.role == role and frame.fields.get("phase") == name]
+        begun = [frame for frame in frames if frame.event == "phase_begin"]
+        ended = {(frame.stream, frame.fields["id"]): frame for frame in frames if frame.event == "phase_end"}
+        return [(frame, ended[frame.stream, frame.fields["id"]]) for frame in begun]
+
+
+@pytest.fixture(scope="module")
+def outcomes(lab: Lab, ray: str, folder: Path) -> dict[str, Outcome]:
+    daemon = DaemonProcess(folder).start()
+
+    def run(name: str) -> tuple[int, str]:
+        prefix = under_rlhfd(lab, name, daemon.endpoint)
+        options = {"log": folder / f"{name}.log", "trace": folder / f"{name}.jsonl", "prefix": prefix}
+        with start_ppo(lab, ray, name, steps=STEPS, extra=VARIANTS[name], **options) as process:  # type: ignore[arg-type]
+            return process.wait(RUN_SECONDS), process.tail()
+
+    try:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            ends = dict(zip(VARIANTS, pool.map(run, VARIANTS), strict=True))
+        wait_for(lambda: all(stream["ended"] for stream in daemon.streams().values()))
+        streams = {run["run"]: run["streams"] for run in daemon.status()["runs"]}
+    finally:
+        daemon.stop()
+    frames = daemon.frames()
+    return {
+        name: Outcome(*end, [f for f in frames if f.run == name], rows(folder / f"{name}.jsonl"), streams[name])
+        for name, end in ends.items()
+    }
+
+
+@pytest.fixture(params=list(VARIANTS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def outcome(outcomes: dict[str, Outcome], name: str) -> Outcome:
+    return outcomes[name]
+
+
+def test_the_run_ends_as_without_rlhfd(outcome: Outcome) -> None:
+    assert outcome.exit_code == 0, outcome.tail
+    assert [row["step"] for row in outcome.logged if "kind" not in row] == list(range(1, STEPS + 1))
+
+
+def test_every_process_of_the_topology_reports_its_start_its_phases_and_its_end(outcome: Outcome, name: str) -> None:
+    ranks = {(stream["role"], stream["rank"]) for stream in outcome.streams if stream["role"] != DAEMON_ROLE}
+    assert {role for role, _ in ranks} == set(PHASES[name])
+    two = TWO_RANKS.get(name, ())
+    assert {role for role, rank in ranks if rank == 1} == set(two)
+    for role, rank in ranks:
+        frames = [frame for frame in outcome.frames if (frame.role, frame.rank) == (role, rank)]
+        begun = [frame.fields["phase"] for frame in frames if frame.event == "phase_begin"]
+        assert set(begun) == PHASES[name][role], role
+        ended = [frame.fields["phase"] for frame in frames if frame.event == "phase_end"]
+        assert sorted(begun) == sorted(ended)
+        assert not [frame for frame in frames if "error" in frame.fields]
+        assert frames[0].event == "process_start"
+        # Ray kills the actors of asynchronous training at the end, before they can say goodbye.
+        assert name in ASYNCHRONOUS or frames[-1].event == "process_stop", role
+
+
+def test_every_metric_that_openrlhf_logged_arrives_with_the_same_value(outcome: Outcome) -> None:
+    arrived: dict[int | None, dict[str, float]] = {}
+    for frame in outcome.frames:
+        if frame.kind == "metrics":
+            arrived.setdefault(frame.step, {}).update(frame.metrics)
+    compared = 0
+    for row in outcome.logged:
+        for key in row:
+            if key.startswith(("train/", "eval/")):
+                got, logged = arrived[row["step"]][key], row[key]
+                assert got == logged or (math.isnan(got) and math.isnan(logged)), (row["step"], key)
+                compared += 1
+    assert compared >= STEPS * 25
+
+
+def test_every_hook_of_an_imported_module_holds(outcome: Outcome) -> None:
+    for frame in outcome.frames:
+        if frame.event == "attached":
+            assert frame.fields["bound"]
+            assert (frame.fields["missing"], frame.fields["changed"]) == ([], {})
+
+
+def test_the_metadata_names_the_trainer_and_its_arguments(outcome: Outcome, name: str) -> None:
+    (start,) = [frame for frame in outcome.frames if frame.event == "run_start"]
+    assert start.role == start.fields["trainer"] == ("TrainingActor" if name in ASYNCHRONOUS else "PPOTrainer")
+    assert {key: start.fields["args"][key] for key in ARGUMENTS[name]} == ARGUMENTS[name]
+
+
+def test_no_frame_is_missing_and_nothing_is_taken_for_a_fault(outcome: Outcome) -> None:
+    for stream in (stream for stream in outcome.streams if stream["role"] != DAEMON_ROLE):
+        seqs = [frame.seq for frame in outcome.frames if frame.stream == stream["stream"]]
+        assert seqs == list(range(1, len(seqs) + 1)), stream["role"]
+        assert stream["drops"] == {}
+    faults = {incident.begin for incident in INCIDENTS}
+    assert [frame.event for frame in outcome.frames if frame.event in faults] == []
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_asynchronous_generation_runs_beside_the_training_and_knows_the_trainer_s_step(outcome: Outcome) -> None:
+    generated = outcome.phases("GenerateSamplesActor", "generation")
+    trained = outcome.phases("TrainingActor", "ppo_train")
+    both = [
+        (made, used)
+        for made in generated
+        for used in trained
+        if made[0].time_ns < used[1].time_ns and used[0].time_ns < made[1].time_ns
+    ]
+    assert both
+    steps = [begin.step or 0 for begin, _ in generated]
+    assert steps == sorted(steps)
+    assert steps[0] < steps[-1] <= STEPS
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_the_generator_s_step_is_the_number_of_broadcasts_before_it_and_lags_behind_the_trainer(
+    outcome: Outcome,
+) -> None:
+    sent = [end.time_ns for _, end in outcome.phases("TrainingActor", "broadcast")]
+    batches = [begin for begin, _ in outcome.phases("GenerateSamplesActor", "generation")][:STEPS]
+    for begin in batches:
+        # The token is older by one where the generator had to wait for a broadcast.
+        assert 0 <= sum(time_ns < begin.time_ns for time_ns in sent) - (begin.step or 0) <= 1
+    lags = [number - (begin.step or 0) for number, begin in enumerate(batches)]
+    assert min(lags) == 0
+    assert 1 <= max(lags) <= QUEUE_SIZE[str(outcome.frames[0].run)] + 1
+
+
+def test_an_asynchronous_evaluation_comes_from_the_generator_at_the_step_that_openrlhf_logs(
+    outcomes: dict[str, Outcome],
+) -> None:
+    frames = [frame for frame in outcomes["async"].frames if any(key.startswith("eval/") for key in frame.metrics)]
+    logged = [row["step"] for row in outcomes["async"].logged if row.get("kind") == "eval"]
+    assert {frame.role for frame in frames} == {"GenerateSamplesActor"}
+    assert [frame.step for frame in frames] == logged
+    assert logged
+
+
+def test_what_an_agent_adds_to_the_logs_is_a_metric(outcomes: dict[str, Outcome]) -> None:
+    turns = [frame.metrics["train/turns"] for frame in outcomes["agent"].frames if "train/turns" in frame.metrics]
+    assert turns == [2.0] * STEPS
