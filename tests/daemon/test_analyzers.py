@@ -17,7 +17,7 @@ from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers import Analyzer, build
 from rlhfd_daemon.analyzers.non_finite import NonFinite
 from rlhfd_daemon.analyzers.remedies import remedy
-from rlhfd_daemon.analyzers.robust_z import RobustZ
+from rlhfd_daemon.analyzers.robust_z import WIDE_SIGMAS, RobustZ, Window, level_and_scale
 from rlhfd_daemon.analyzers.series import EVIDENCE, SeriesTable
 from rlhfd_daemon.config import AnalyzersConfig, NonFiniteConfig, RobustZConfig
 from rlhfd_daemon.sample import Sample
@@ -174,6 +174,21 @@ def test_what_is_forgotten_begins_anew_and_nothing_else() -> None:
         analyzer.forget("r", "b")
         assert len(findings(analyzer, bad, boot="b")) == isinstance(analyzer, NonFinite)
         assert len(findings(analyzer, bad, boot="b2")) == 1
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=120), st.integers(3, 50))
+def test_the_window_in_order_of_size_holds_the_newest_values_and_its_shortcut_is_never_wrong(
+    values: list[float], size: int
+) -> None:
+    window = Window(size)
+    for count, value in enumerate(values):
+        if count >= 3:
+            level, scale = window.level_and_scale()
+            assert (level, scale) == level_and_scale(values[max(0, count - size) : count])
+            if window.is_central(value) and scale > 0:
+                assert abs(value - level) / scale <= WIDE_SIGMAS * (1 + 1e-9)
+        window.add(value)
+    assert len(window) == min(size, len(values))
 
 
 def test_nothing_follows_from_time_alone() -> None:

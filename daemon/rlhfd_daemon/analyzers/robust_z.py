@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -36,11 +37,46 @@ def level_and_scale(history: Sequence[float]) -> tuple[float, float]:
     return level, max(scale, MIN_RELATIVE_SCALE * abs(level)) if scale > 0 else 0.0
 
 
+class Window:
+    """The last ``size`` values, also in order of size."""
+
+    __slots__ = ("_ordered", "_values")
+
+    def __init__(self, size: int) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+        self._ordered: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def add(self, value: float) -> None:
+        """Take in a finite value; the oldest goes when the window is full."""
+        if len(self._values) == self._values.maxlen:
+            del self._ordered[bisect_left(self._ordered, self._values[0])]
+        self._values.append(value)
+        insort(self._ordered, value)
+
+    @property
+    def level(self) -> float:
+        """The median."""
+        return median(self._ordered)
+
+    def level_and_scale(self) -> tuple[float, float]:
+        """See :func:`level_and_scale`."""
+        return level_and_scale(self._ordered)
+
+    def is_central(self, value: float) -> bool:
+        """True if so many values of the window lie further out on either side that ``value`` is within the 90th
+        percentile of the deviations, whatever they are: then its z is at most :data:`WIDE_SIGMAS`."""
+        beyond = len(self._ordered) - len(self._ordered) * 9 // 10 - 1
+        return self._ordered[beyond] <= value <= self._ordered[-1 - beyond]
+
+
 class _State:
     __slots__ = ("active", "calm", "evidence", "history", "level", "onset", "outside", "side")
 
     def __init__(self, window: int) -> None:
-        self.history: deque[float] = deque(maxlen=window)
+        self.history = Window(window)
         self.evidence = Evidence()
         self.outside: list[float] = []
         self.side = 0
@@ -68,13 +104,15 @@ class RobustZ:
             return ()
         state.evidence.add(sample)
         if len(state.history) < self._config.min_history:
-            state.history.append(sample.value)
+            state.history.add(sample.value)
             return ()
-        level, scale = level_and_scale(state.history)
+        if self._config.threshold >= WIDE_SIGMAS and state.history.is_central(sample.value):
+            return self._inside(state, sample)
+        level, scale = state.history.level_and_scale()
         z = (sample.value - level) / scale if scale > 0 else 0.0
         if abs(z) > self._config.threshold:
             return self._outside(state, sample, level, scale, z)
-        return self._inside(state, sample, level)
+        return self._inside(state, sample)
 
     def happened(self, event: Happening) -> Iterable[Finding]:
         return ()
@@ -105,13 +143,15 @@ class RobustZ:
         return (self._finding(state, sample, text),)
 
     def _accept_new_level(self, state: _State, sample: Sample) -> Iterable[Finding]:
-        state.history.extend(state.outside)
+        for value in state.outside:
+            state.history.add(value)
         state.outside, state.side, state.active = [], 0, False
         text = f"{sample.name} has stayed at its new level for {self._config.window} values, which is now the baseline"
         return (self._finding(state, sample, text),)
 
-    def _inside(self, state: _State, sample: Sample, level: float) -> Iterable[Finding]:
-        state.history.append(sample.value)
+    def _inside(self, state: _State, sample: Sample) -> Iterable[Finding]:
+        level = state.history.level if state.active else 0.0
+        state.history.add(sample.value)
         state.outside, state.side = [], 0
         state.calm += 1
         if not state.active or state.calm < self._config.consecutive:
