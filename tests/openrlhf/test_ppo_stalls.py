@@ -78,12 +78,12 @@ def outcome(lab: Lab, ray: str, folder: Path) -> Outcome:
                 os.kill(critic, signal.SIGKILL)
                 killed_at = time.time()
                 wait_for(lambda: event(daemon, "actor_death"), 30)
-                wait_for(lambda: any(body["rule"] == "actor_death" for _, body in hook.calls), 30)
+                wait_for(lambda: any(body["data"]["rule"] == "actor_death" for _, body in hook.calls), 30)
         finally:
             daemon.stop()
     frames = daemon.frames()
     received = {str(frame.event): frame.time_ns / 1e9 for frame in frames if frame.role == "rlhfd"}
-    rules = [(body["rule"], body["state"]) for _, body in hook.calls]
+    rules = [(body["data"]["rule"], body["data"]["state"]) for _, body in hook.calls]
     return Outcome(engine, rollout, critic, killed_at, stalled_after, frames, received, rules)
 
 
