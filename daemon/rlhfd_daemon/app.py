@@ -37,7 +37,7 @@ from rlhfd_daemon.watch import vanished
 from rlhfd_emitter.endpoint import default_endpoint, ipc_path
 
 HOUSEKEEPING_SECONDS = 1.0
-LOOK_SECONDS = 0.25  # at the processes
+LOOK_SECONDS = 0.1  # at the processes
 STOP_SECONDS = 5.0
 log = structlog.get_logger()
 

@@ -100,11 +100,39 @@ def test_a_run_that_ends_all_at_once_is_no_death(processes: Processes) -> None:
     assert sorted(processes.later(2.0)) == [("stream_end", role) for role in sorted(roles)]
 
 
+def test_an_asynchronous_run_ends_without_goodbyes_its_coordinators_first(processes: Processes) -> None:
+    for role in ("TrainingActor", "GenerateSamplesActor", "CriticModelActor", "PolicyModelActor"):
+        processes.start(role)
+    processes.kill("TrainingActor", "GenerateSamplesActor")
+    assert {event for event, _ in processes.later(0.5)} == {"stream_end"}
+    processes.kill("CriticModelActor", "PolicyModelActor")
+    assert {event for event, _ in processes.later(0.5)} == {"stream_end"}
+
+
+def test_a_coordinator_that_goes_in_the_middle_of_a_phase_has_died(processes: Processes) -> None:
+    for role in ("PPOTrainer", "PolicyModelActor"):
+        processes.start(role)
+    begun = frame(
+        2, role="PPOTrainer", stream="PPOTrainer", kind="event", event="phase_begin", rank=0,
+        fields={"phase": "generation", "id": 1},
+    )  # fmt: skip
+    processes.runs.admit(begun, Peer(0, processes.popens["PPOTrainer"].pid), 2.0)
+    processes.kill("PPOTrainer")
+    assert ("actor_death", "PPOTrainer") in processes.later(0.5)
+
+
+def test_without_a_coordinator_in_sight_any_survivor_counts(processes: Processes) -> None:
+    for role in ("PolicyModelActor", "CriticModelActor"):
+        processes.start(role)
+    processes.kill("CriticModelActor")
+    assert ("actor_death", "CriticModelActor") in processes.later(0.5)
+
+
 def test_an_actor_that_said_goodbye_has_not_died(processes: Processes) -> None:
     for role in ("PPOTrainer", "CriticModelActor"):
         processes.start(role)
     processes.kill("CriticModelActor")
-    processes.later(0.25)
+    processes.deaths.check(processes.mono, processes.mono)
     stop = frame(2, role="CriticModelActor", stream="CriticModelActor", kind="event", event="process_stop", rank=0)
     processes.runs.admit(stop, Peer(0, processes.popens["CriticModelActor"].pid), 2.0)
     assert processes.later(2.0) == []
