@@ -15,7 +15,9 @@ def stat_line(
     return f"{pid} ({name}) {state} {' '.join(map(str, [*before_cpu, *times, *[0] * 28]))}\n"
 
 
-def add_process(proc: Path, pid: int, parent: int = 1, *, children: tuple[int, ...] | None = None, **stat: object) -> Path:
+def add_process(
+    proc: Path, pid: int, parent: int = 1, *, children: tuple[int, ...] | None = None, **stat: object
+) -> Path:
     """Make or change a process; ``children`` also makes the list that some kernels have."""
     folder = proc / str(pid)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
-    "PROC", "CLOCK_TICKS", "PAGE_BYTES", "Stat", "open_files", "open_files_limit", "parse_limit", "parse_stat", "pids",
+    "CLOCK_TICKS", "PAGE_BYTES", "PROC", "Stat", "open_files", "open_files_limit", "parse_limit", "parse_stat", "pids",
     "read_bytes", "read_int", "stat",
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from daemon.procdir import add_process
+from procdir import add_process
 from rlhfd_daemon.process_state import ProcessState, state_letter, states
 from rlhfd_daemon.process_tree import ProcessTree
 from support import wait_for
@@ -50,7 +50,7 @@ def test_a_stopped_child_of_a_child_is_found_by_its_pid() -> None:
         os.kill(third, signal.SIGSTOP)
         wait_for(lambda: state_letter(third) == "T")
         found = {one.pid: one for one in states(first)}
-        assert [one.pid for one in states(first)][0] == first
+        assert states(first)[0].pid == first
         assert set(found) == {first, second, third}
         assert (found[third].state, found[third].parent, found[second].parent) == ("T", second, first)
         assert {found[pid].state for pid in (first, second)} <= set("SRD")
