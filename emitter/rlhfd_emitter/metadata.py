@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import socket
@@ -81,5 +80,4 @@ def versions() -> dict[str, str]:
 
 def host() -> dict[str, str]:
     """Where this process runs."""
-    known = {"hostname": socket.gethostname(), "python": platform.python_version(), "machine": platform.machine()}
-    return {**known, "cwd": os.readlink("/proc/self/cwd")}  # getcwd fails once the folder was removed
+    return {"hostname": socket.gethostname(), "python": platform.python_version(), "machine": platform.machine()}
