@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROMTOOL := $(or $(shell command -v promtool 2>/dev/null),$(VENV)/prometheus/usr/bin/promtool)
+APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench openrlhf-env test-openrlhf clean
@@ -20,10 +22,16 @@ $(VENV)/installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[daemon]' --group dev
 	@touch $@
 
+# One test lets a real Prometheus scrape the daemon. Debian's package is only unpacked: no service is installed.
+$(PROMTOOL): | $(VENV)/installed
+	@cd $(VENV) && { $(APT) download prometheus 2>/dev/null || { [ "$$(id -u)" = 0 ] && $(APT) update && $(APT) download prometheus; }; } \
+		&& dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
+		|| echo "without Prometheus one test will fail: sudo apt-get install prometheus"
+
 demo: $(VENV)/installed ## play a recorded OpenRLHF run with a fault; watch the alerts arrive
 	@$(BIN)/rlhfd demo
 
-test: $(VENV)/installed ## all tests that need no OpenRLHF
+test: $(VENV)/installed $(PROMTOOL) ## all tests that need no OpenRLHF
 	$(BIN)/pytest
 
 check: $(VENV)/installed ## ruff and mypy

@@ -47,6 +47,8 @@ class BasePPOTrainer:
         self.strategy, self.args = strategy, strategy.args
     def ppo_train(self, global_steps: int):
         return {"kl": 0.25}
+    def init_checkpoint_states(self):
+        return {"global_step": 0}
     def broadcast_to_vllm(self):
         pass
     def save_logs_and_checkpoints(self, global_step: int, logs_dict=None, client_states=None):
@@ -65,6 +67,8 @@ class SamplesGenerator:
         return [0.0, 1.0]
 """
 EXPERIENCE_MAKER = """
+def compute_approx_kl(log_probs, log_probs_base):
+    return log_probs - log_probs_base
 class RemoteExperienceMaker:
     def make_experience_batch(self, rollout_samples):
         return [sample * 2 for sample in rollout_samples]

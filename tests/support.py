@@ -19,6 +19,11 @@ from rlhfd_daemon.recording import read
 from rlhfd_daemon.segment import Record
 
 T = TypeVar("T")
+QUIET = {
+    "http": 'listen = ""',
+    "steps": "enabled = false",
+    **{f"pollers.{name}": "enabled = false" for name in ("gpu", "host", "processes", "disks")},
+}
 
 
 def wait_for(condition: Callable[[], T], timeout: float = 15.0) -> T:
@@ -41,6 +46,8 @@ class DaemonProcess:
         self.control = directory / "control.sock"
         self.state = directory / "state"
         self.config = directory / "rlhfd.toml"
+        # What a test does not ask for is off: the node's own telemetry would be in every frame log.
+        config += "".join(f"[{name}]\n{setting}\n" for name, setting in QUIET.items() if f"[{name}]" not in config)
         self.config.write_text(
             f'[daemon]\nstate_dir = "{self.state}"\n[ingest]\nendpoint = "{self.endpoint}"\n{config}'
         )

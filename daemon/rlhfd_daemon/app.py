@@ -23,12 +23,16 @@ from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Answer, Ingest, Received
 from rlhfd_daemon.notify import Notifier
 from rlhfd_daemon.observation import Observation, Subject
-from rlhfd_daemon.pipeline import Pipeline, Sink
+from rlhfd_daemon.outlets.all import Outlets
+from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.pollers import build as build_pollers
+from rlhfd_daemon.pollers.gpu import GpuPoller
 from rlhfd_daemon.pollers.schedule import Schedule
+from rlhfd_daemon.process_names import ProcessNames
 from rlhfd_daemon.process_state import states
 from rlhfd_daemon.recorder import Recorder
 from rlhfd_daemon.recording import tail
+from rlhfd_daemon.run_report import RunReport
 from rlhfd_daemon.runs import Runs
 from rlhfd_daemon.stalls import StallWatch
 from rlhfd_daemon.statelock import StateLock
@@ -75,11 +79,14 @@ class App:
             segment_bytes=config.framelog.segment_bytes,
             max_bytes=config.framelog.max_bytes,
         )
-        self.sinks: tuple[Sink, ...] = ()
-        self.pipeline = Pipeline(build(config.analyzers), Lifecycle(), self.sinks)
+        self.outlets = Outlets(config, self.runs, environ, status=self._status, unhealthy=self._unhealthy)
+        self.pipeline = Pipeline(build(config.analyzers), Lifecycle(), self.outlets.sinks)
         self.deaths = Deaths(self.runs)
         self.stalls = StallWatch(config.phases, self.runs, states)
-        self.pollers = Schedule(build_pollers(config.pollers, self.runs), self._note)
+        names = ProcessNames()
+        gpu = GpuPoller(config.pollers.gpu, self.runs, state_dir, names=names) if config.pollers.gpu.enabled else None
+        pollers = build_pollers(config.pollers, self.runs, state_dir, names)
+        self.pollers = Schedule(pollers if gpu is None else (*pollers, gpu), self._note)
         self.delivery = Delivery(environ)
         self.ingest = Ingest(
             endpoint_of(config),
@@ -90,7 +97,16 @@ class App:
             refuse=self.runs.refuse,
             foreign=self.runs.foreign,
         )
-        self.control = ControlServer(control_socket_of(config), status=self._status, mute=self.mute)
+        reports = RunReport(
+            self.runs,
+            self.outlets.latest,
+            firing=lambda: self.pipeline.lifecycle.firing,
+            steps=self.outlets.steps.path,
+            names=names,
+        )
+        self.control = ControlServer(
+            control_socket_of(config), status=self._status, mute=self.mute, gpu=gpu, reports=reports
+        )
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. :raises DaemonError: what keeps the daemon from starting."""
@@ -121,6 +137,7 @@ class App:
         await self.control.start()
         self._tasks = [asyncio.create_task(self._sync_forever()), asyncio.create_task(self._housekeep_forever())]
         self.pollers.start()
+        await self.outlets.start()
         log.info("ready", endpoint=self.ingest.endpoint, state_dir=str(state_dir), caught_up_records=caught_up)
         self._notifier.ready(f"listening at {self.ingest.endpoint}")
 
@@ -128,6 +145,7 @@ class App:
         self._notifier.stopping()
         self.ingest.stop()
         await self.pollers.stop()
+        await self.outlets.stop()
         await self.control.stop()
         for task in self._tasks:
             task.cancel()
@@ -142,8 +160,13 @@ class App:
         self._lock.release()
         log.info("stopped")
 
+    def _unhealthy(self) -> str | None:
+        """Why only a new start would help: that we answer at all shows that the loop turns."""
+        ended = [task.get_name() for task in self._tasks if task.done()]
+        return f"ended: {', '.join(ended)}" if ended else None
+
     def _status(self) -> dict[str, object]:
-        return status(
+        return self.outlets.status() | status(
             Parts(
                 started_at=self.started_at,
                 reload_error=self.reload_error,

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import rlhfd_daemon
 from rlhfd_alerts.errors import AlertsError
-from rlhfd_daemon import metrics_cli
+from rlhfd_daemon import gpu_cli, metrics_cli, runs_cli
 from rlhfd_daemon.config import Config, load
 from rlhfd_daemon.errors import DaemonError
 
@@ -35,7 +35,10 @@ frames = typer.Typer(help="Look into recorded frames.", no_args_is_help=True)
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(frames, name="frames")
 app.add_typer(config_app, name="config")
+app.add_typer(gpu_cli.app, name="gpu")
 app.command("metrics")(metrics_cli.show)
+app.command("runs")(runs_cli.runs_command)
+app.command("topology")(runs_cli.topology_command)
 
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
@@ -198,10 +201,12 @@ def check_command(
 ) -> None:
     """Say whether a configuration file is good, and every reason why not."""
     from rlhfd_daemon.delivery import check_targets
+    from rlhfd_daemon.outlets.access import read_token
 
     with one_line_errors():
         settings, source = read_config(path)
         check_targets(settings.targets, os.environ)
+        read_token(settings.http, os.environ)
         typer.echo(f"{source or 'built-in defaults'}: good; targets: {', '.join(settings.targets) or 'none'}")
 
 

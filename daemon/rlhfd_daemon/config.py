@@ -13,6 +13,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rlhfd_daemon.config_check import cross_problems, problems_in
+from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig
+from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
 from rlhfd_daemon.errors import ConfigError, Problem
 from rlhfd_daemon.segment import MAX_PAYLOAD_BYTES
 
@@ -22,8 +24,23 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 __all__ = [
-    "AnalyzersConfig", "Config", "ControlConfig", "DaemonConfig", "FrameLogConfig", "IncidentsConfig", "IngestConfig",
-    "LogConfig", "NonFiniteConfig", "PhasesConfig", "PollersConfig", "RobustZConfig", "TargetConfig", "load",
+    "AnalyzersConfig",
+    "Config",
+    "ControlConfig",
+    "DaemonConfig",
+    "FrameLogConfig",
+    "GpuConfig",
+    "HttpConfig",
+    "IncidentsConfig",
+    "IngestConfig",
+    "LogConfig",
+    "NonFiniteConfig",
+    "PhasesConfig",
+    "PollersConfig",
+    "RobustZConfig",
+    "StepsConfig",
+    "TargetConfig",
+    "load",
     "read_secrets",
 ]  # fmt: skip
 
@@ -115,8 +132,25 @@ class PhasesConfig(_Section, frozen=True, kw_only=True):
     heartbeat_seconds: Annotated[float, Meta(ge=5, le=86400)] = 15.0
 
 
+class GpuConfig(_Section, frozen=True, kw_only=True):
+    """``interval_seconds`` is the least; readings that take long are made less often. An NVML call may take
+    ``call_deadline_seconds``, one that may have to wake a GPU up ``start_deadline_seconds``; then the process that
+    calls is killed. ``probe`` ``always``: ask NVML also where no driver is to be seen."""
+
+    enabled: bool = True
+    interval_seconds: Annotated[float, Meta(ge=1, le=3600)] = 5.0
+    call_deadline_seconds: Annotated[float, Meta(ge=1, le=60)] = 5.0
+    start_deadline_seconds: Annotated[float, Meta(ge=1, le=600)] = 60.0
+    probe: Literal["auto", "always"] = "auto"
+
+
 class PollersConfig(_Section, frozen=True, kw_only=True):
     """One section per poller."""
+
+    gpu: GpuConfig = GpuConfig()
+    host: HostConfig = HostConfig()
+    processes: ProcessesConfig = ProcessesConfig()
+    disks: DisksConfig = DisksConfig()
 
 
 class ControlConfig(_Section, frozen=True, kw_only=True):
@@ -155,6 +189,8 @@ class Config(_Section, frozen=True, kw_only=True):
     phases: PhasesConfig = PhasesConfig()
     pollers: PollersConfig = PollersConfig()
     control: ControlConfig = ControlConfig()
+    http: HttpConfig = HttpConfig()
+    steps: StepsConfig = StepsConfig()
     log: LogConfig = LogConfig()
     targets: dict[str, TargetConfig] = {}
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from rlhfd_daemon.errors import Problem
+from rlhfd_daemon.outlets.access import problems_of
 from rlhfd_emitter.endpoint import MAX_IPC_PATH_BYTES, ipc_path
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def cross_problems(config: Config) -> list[Problem]:
     problems += _endpoint(config.ingest.endpoint)
     if config.control.socket and not config.control.socket.startswith("/"):
         problems.append(Problem("control.socket", "must be an absolute path"))
+    problems += [Problem(field, message) for field, message in problems_of(config.http)]
     for name, target in config.targets.items():
         problems += [Problem(f"targets.{name}{field}", message) for field, message in _target(name, target)]
     return problems

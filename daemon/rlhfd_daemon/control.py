@@ -1,4 +1,4 @@
-"""The operator's door: HTTP with JSON on a unix socket next to the endpoint, for `rlhfd status` and `rlhfd mute`."""
+"""The operator's door: HTTP with JSON on a unix socket next to the endpoint, for `rlhfd status`, `mute` and `gpu`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, Protocol
 
 import aiohttp
 import msgspec
@@ -23,15 +24,45 @@ class MuteRequest(msgspec.Struct, forbid_unknown_fields=True):
     muted: bool
 
 
+class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /api/v1/gpu/release``: for so long, or until resumed."""
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 86400)] | None = None
+
+
+class GpuControl(Protocol):
+    """The part of the GPU poller that an operator commands; each answers with its state."""
+
+    def describe(self) -> dict[str, object]: ...
+    async def release(self, seconds: float | None) -> dict[str, object]: ...
+    async def resume(self) -> dict[str, object]: ...
+
+
+class RunReports(Protocol):
+    """What is known of runs; ``None`` asks for all, a name for that run with all its details."""
+
+    def runs(self, name: str | None) -> dict[str, object]: ...
+    def topology(self, name: str | None) -> dict[str, object]: ...
+
+
 class ControlServer:
-    """Serves ``GET /api/v1/status`` and ``POST /api/v1/mute`` on a socket that only its owner may open."""
+    """Serves ``/api/v1/status``, ``mute``, ``gpu``, ``runs`` and ``topology`` on a socket that only its owner may
+    open. Without ``gpu`` the GPUs are not watched."""
 
     def __init__(
-        self, path: Path, *, status: Callable[[], dict[str, object]], mute: Callable[[str, bool], int]
+        self,
+        path: Path,
+        *,
+        status: Callable[[], dict[str, object]],
+        mute: Callable[[str, bool], int],
+        gpu: GpuControl | None = None,
+        reports: RunReports | None = None,
     ) -> None:
         self._path = path
         self._status = status
         self._mute = mute
+        self._gpu = gpu
+        self._reports = reports
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -39,6 +70,11 @@ class ControlServer:
         application = web.Application(client_max_size=64 * 1024)
         application.router.add_get("/api/v1/status", self._get_status)
         application.router.add_post("/api/v1/mute", self._post_mute)
+        application.router.add_get("/api/v1/gpu", self._gpu_request)
+        application.router.add_post("/api/v1/gpu/{verb:release|resume}", self._gpu_request)
+        if self._reports is not None:
+            application.router.add_get("/api/v1/runs", self._answer(self._reports.runs))
+            application.router.add_get("/api/v1/topology", self._answer(self._reports.topology))
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         before = os.umask(0o177)
@@ -69,6 +105,29 @@ class ControlServer:
         return web.json_response(
             {"run": wanted.run, "muted": wanted.muted, "streams": self._mute(wanted.run, wanted.muted)}
         )
+
+    def _answer(self, report: Callable[[str | None], dict[str, object]]) -> Callable[[web.Request], Any]:
+        async def get(request: web.Request) -> web.Response:
+            answer = report(request.query.get("run"))
+            return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+        return get
+
+    async def _gpu_request(self, request: web.Request) -> web.Response:
+        if self._gpu is None:
+            return web.json_response({"error": "pollers.gpu.enabled is false"}, status=409)
+        verb = request.match_info.get("verb")
+        try:
+            if verb == "release":
+                wanted = msgspec.json.decode(await request.read(), type=ReleaseRequest)
+                answer = await self._gpu.release(wanted.seconds)
+            else:
+                answer = await self._gpu.resume() if verb == "resume" else self._gpu.describe()
+        except msgspec.MsgspecError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        except OSError as error:
+            return web.json_response({"error": f"cannot be remembered: {error}"}, status=500)
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
 
 async def _request(path: Path, method: str, url: str, body: object = None) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 __all__ = [
     "CLOCK_TICKS", "PAGE_BYTES", "PROC", "Stat", "open_files", "open_files_limit", "parse_limit", "parse_stat", "pids",
-    "read_bytes", "read_int", "stat",
+    "read_bytes", "read_int", "read_line", "stat",
 ]  # fmt: skip
 
 PROC = Path("/proc")
@@ -46,10 +46,20 @@ def read_bytes(path: str | Path) -> bytes:
     return b"".join(read)
 
 
+def read_line(path: str | Path) -> bytes:
+    """A file of one line: the kernel gives it with the first read, so none has to find out that it was all.
+    :raises OSError:"""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _READ_BYTES)
+    finally:
+        os.close(fd)
+
+
 def read_int(path: str | Path) -> int | None:
     """The number that is the whole of the file; ``None`` if it cannot be read or is no number."""
     try:
-        return int(read_bytes(path))
+        return int(read_line(path))
     except (OSError, ValueError):
         return None
 
@@ -57,7 +67,7 @@ def read_int(path: str | Path) -> int | None:
 def stat(pid: int, proc: Path = PROC) -> Stat | None:
     """The process ``pid`` now; ``None`` if there is none."""
     try:
-        return parse_stat(read_bytes(f"{proc}/{pid}/stat"))
+        return parse_stat(read_line(f"{proc}/{pid}/stat"))
     except OSError:
         return None
 

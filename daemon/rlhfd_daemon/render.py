@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -23,8 +24,18 @@ def render(answer: dict[str, Any]) -> RenderableType:
     if answer["reload_error"]:
         lines.append(f"last reload refused: {answer['reload_error']}")
     lines += [f"target {name}: {counts}" for name, counts in answer["targets"].items()]
+    lines += _outlets(answer.get("http"), answer.get("steps"))
     tables = [_run_table(run, now) for run in answer["runs"]]
     return Group(*(Text(line) for line in lines), _alert_table(answer["alerts"]), *tables)
+
+
+def _outlets(http: dict[str, Any] | None, steps: dict[str, Any] | None) -> Iterator[str]:
+    if http and http["error"]:
+        yield f"NO /metrics: {http['error']}"
+    elif http and http["address"]:
+        yield f"/metrics at {http['address']}"
+    if steps and steps["error"]:
+        yield f"STEPS NOT WRITTEN: {steps['error']}, {steps['dropped_total']} dropped; {steps['directory']}"
 
 
 def _alert_table(alerts: list[dict[str, Any]]) -> RenderableType:

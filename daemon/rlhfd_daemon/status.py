@@ -48,6 +48,7 @@ def status(parts: Parts) -> dict[str, object]:
             "frames_total": parts.recorder.counters.accepted,
             "duplicates_total": parts.recorder.counters.duplicates,
             "rejected_total": parts.ingest.rejected,
+            "notifications_total": parts.recorder.counters.notifications,
         },
         "framelog": {
             "segments": log.segments,

@@ -13,8 +13,9 @@ from typing import Any
 
 from rlhfd_emitter import import_hook, wrappers
 from rlhfd_emitter.process import Process, guarded
+from rlhfd_emitter.signals import experience, generation, progress
 from rlhfd_emitter.symbols import missing_parameters
-from rlhfd_emitter.wrappers import Wrapper, before, phase, read_by
+from rlhfd_emitter.wrappers import Wrapper, after, before, phase, read_by, together
 
 _TRAINER = "openrlhf.trainer"
 _RAY = "openrlhf.trainer.ray"
@@ -55,23 +56,25 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
     f"{_TRAINER}.ppo_trainer": {
         "BasePPOTrainer.__init__": before(wrappers.trainer_start),
         "BasePPOTrainer.ppo_train": phase("ppo_train"),
-        "BasePPOTrainer.broadcast_to_vllm": phase("broadcast"),
-        "BasePPOTrainer._broadcast_to_vllm": phase("broadcast"),
+        "BasePPOTrainer.init_checkpoint_states": after(progress.resumed),
+        "BasePPOTrainer.broadcast_to_vllm": together(progress.broadcast, phase("broadcast")),
+        "BasePPOTrainer._broadcast_to_vllm": together(progress.broadcast, phase("broadcast")),
         "BasePPOTrainer.evaluate": phase("eval"),
         "BasePPOTrainer.save_logs_and_checkpoints": before(wrappers.step_logs),
         "compute_eval_metrics": phase("eval_metrics", wrappers.eval_logs),
     },
     f"{_TRAINER}.ppo_utils.samples_generator": {
         "SamplesGenerator.__init__": before(wrappers.generator_start),
-        "SamplesGenerator.generate_samples": phase("generation"),
+        "SamplesGenerator.generate_samples": together(generation.generate_samples, phase("generation")),
         "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
     },
     f"{_TRAINER}.ppo_utils.experience_maker": {
         "SamplesGenerator.__init__": before(wrappers.generator_start),
-        "SamplesGenerator.generate_samples": phase("generation"),
+        "SamplesGenerator.generate_samples": together(generation.generate_samples, phase("generation")),
         "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
-        "RemoteExperienceMaker.make_experience_batch": phase("make_experience"),
-        "RemoteExperienceMaker.make_experience_list": phase("make_experience"),
+        "RemoteExperienceMaker.make_experience_batch": together(experience.make_experience, phase("make_experience")),
+        "RemoteExperienceMaker.make_experience_list": together(experience.make_experience, phase("make_experience")),
+        "compute_approx_kl": experience.approx_kl,
     },
     "openrlhf.utils.deepspeed.deepspeed": {
         "DeepspeedStrategy.save_ckpt": phase("checkpoint"),

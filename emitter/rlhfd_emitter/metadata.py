@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import socket
@@ -80,4 +81,5 @@ def versions() -> dict[str, str]:
 
 def host() -> dict[str, str]:
     """Where this process runs."""
-    return {"hostname": socket.gethostname(), "python": platform.python_version(), "machine": platform.machine()}
+    known = {"hostname": socket.gethostname(), "python": platform.python_version(), "machine": platform.machine()}
+    return {**known, "cwd": os.readlink("/proc/self/cwd")}  # getcwd fails once the folder was removed

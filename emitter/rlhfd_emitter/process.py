@@ -8,10 +8,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rlhfd_emitter.emitter import Emitter
 from rlhfd_emitter.log import warn
 from rlhfd_emitter.metadata import host
+
+State = TypeVar("State")
 
 
 class Process:
@@ -27,6 +30,8 @@ class Process:
         self._phase_ids = itertools.count(1)
         self._pid = 0
         self._run_reported = False
+        self._failed: set[str] = set()
+        self._states: dict[type, Any] = {}
 
     def open(self, role: str, rank: int | None = None, **fields: object) -> Emitter:
         """The process's emitter; the first call reports ``process_start`` with ``fields`` and the bound hooks."""
@@ -49,6 +54,17 @@ class Process:
         if self.emitter is not None and not self._run_reported:
             self._run_reported = True
             self.emitter.event("run_start", args=arguments, **fields)
+
+    def report_failure(self, hook: str, error: BaseException) -> None:
+        """Report that ``hook`` failed, once per hook: what it saw is missing from here on, the training is not."""
+        if self.emitter is not None and hook not in self._failed:
+            self._failed.add(hook)
+            self.emitter.event("hook_failed", step=self.step, hook=hook, error=f"{type(error).__name__}: {error}"[:500])
+
+    def shared(self, kind: type[State]) -> State:
+        """The one object of ``kind`` in this process: what several hooks remember together."""
+        state: State = self._states.setdefault(kind, kind())
+        return state
 
     def begin(self, phase: str) -> tuple[str, int, float] | None:
         """Open a phase; hand the result to :meth:`end`."""

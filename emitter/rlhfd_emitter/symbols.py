@@ -58,7 +58,8 @@ def missing_parameters(read: Sequence[str], parameters: Sequence[str]) -> list[s
 
 
 def parse(module: str, source: bytes) -> dict[str, Parameters]:
-    """The functions and methods that ``source`` itself defines, by full name, with their parameters' names.
+    """The functions and methods that ``source`` itself defines, by full name, with their parameters' names, and the
+    names that it imports from other modules, with none.
 
     :raises SyntaxError: not this Python's syntax; also ``ValueError`` for what is no text.
     """
@@ -70,6 +71,8 @@ def _functions(body: Sequence[ast.stmt], prefix: str = "") -> Iterator[tuple[str
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
             yield f"{prefix}{node.name}", tuple(argument.arg for argument in arguments)
+        elif isinstance(node, ast.ImportFrom) and not prefix:
+            yield from ((alias.asname or alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ClassDef) and not prefix:
             yield from _functions(node.body, f"{node.name}.")
         else:  # what is defined under `if` or `try`

@@ -53,6 +53,31 @@ def before(observe: Callable[[Process, Mapping[str, Any]], None]) -> Wrapper:
     return wrap
 
 
+def after(observe: Callable[[Process, Any], None]) -> Wrapper:
+    """Call ``observe(process, result)`` after the original has returned."""
+
+    def wrap(process: Process, original: Function) -> Function:
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            guarded(observe, process, result)
+            return result
+
+        return wrapper
+
+    return wrap
+
+
+def together(*wrappers: Wrapper) -> Wrapper:
+    """All of ``wrappers`` round one original, the first outermost."""
+
+    @reads(*(parameter for wrapper in wrappers for parameter in read_by(wrapper)))
+    def wrap(process: Process, original: Function) -> Function:
+        return functools.reduce(lambda inner, wrapper: wrapper(process, inner), reversed(wrappers), original)
+
+    return wrap
+
+
 def phase(name: str | None = None, observe_result: Callable[[Process, Any], None] | None = None) -> Wrapper:
     """Report the call as a phase: ``name``, or for ``execute_batch`` the name of the method it runs."""
 

@@ -198,7 +198,10 @@ assert trainer.saved == (3, ["text"], {"kl": 0.5})
     names = ["generation", "ppo_train", "broadcast", "eval"]
     assert phases(frames) == [mark + name for name in names for mark in "+-"]
     assert events(frames, "run_start")[0]["args"] == {"use_wandb": "[redacted]", "n_samples_per_prompt": 8}
-    assert events(frames, "attached")[-1]["missing"] == ["openrlhf.trainer.ppo_trainer.compute_eval_metrics"]
+    assert events(frames, "attached")[-1]["missing"] == [
+        f"openrlhf.trainer.ppo_trainer.{name}"
+        for name in ("BasePPOTrainer.init_checkpoint_states", "compute_eval_metrics")
+    ]
 
 
 def test_the_actors_of_0_8_2_are_known_by_their_former_bases(observed: Observed) -> None:

@@ -127,4 +127,4 @@ def test_versions_are_of_what_is_installed() -> None:
     found = versions()
     assert "rlhfd" in found
     assert "deepspeed" not in found
-    assert set(host()) == {"hostname", "python", "machine"}
+    assert set(host()) == {"hostname", "python", "machine", "cwd"}

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
+from rlhfd_daemon.metrics.computed import EXPERIENCE
+from rlhfd_daemon.metrics.gpu import GPU
+from rlhfd_daemon.metrics.host import DISKS, HOST, PROCESSES
 from rlhfd_daemon.metrics.metric import Framework, KeyRange, Metric
 from rlhfd_daemon.metrics.ppo import CRITIC, GONE, POLICY, ROLLOUT
 from rlhfd_daemon.metrics.trainers import EVALUATION, SUPERVISED, TIMING
@@ -20,6 +23,11 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Timing": TIMING,
     "Evaluation of PPO": EVALUATION,
     "SFT, reward model and DPO": SUPERVISED,
+    "Computed from samples and experiences": EXPERIENCE,
+    "GPUs": GPU,
+    "Host": HOST,
+    "Disks": DISKS,
+    "Processes": PROCESSES,
     "No longer logged": GONE,
 }
 TABLE: tuple[Metric, ...] = tuple(metric for group in GROUPS.values() for metric in group)

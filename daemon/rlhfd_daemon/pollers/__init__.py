@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 from rlhfd_daemon.config import PollersConfig
 from rlhfd_daemon.observation import Observation
+from rlhfd_daemon.pollers.disks import DiskPoller
+from rlhfd_daemon.pollers.host import HostPoller
+from rlhfd_daemon.pollers.processes import ProcessPoller
+from rlhfd_daemon.process_names import ProcessNames
 from rlhfd_daemon.runs import Runs
 
 __all__ = ["Poller", "build"]
@@ -27,7 +32,14 @@ class Poller(Protocol):
         ...
 
 
-def build(config: PollersConfig, runs: Runs) -> tuple[Poller, ...]:
-    """The enabled pollers. ``runs`` tells which processes belong to which run and role."""
+def build(config: PollersConfig, runs: Runs, state_dir: Path, names: ProcessNames | None = None) -> tuple[Poller, ...]:
+    """The enabled pollers. ``runs`` tells which processes belong to which run and role, ``names`` what they are called;
+    ``state_dir`` is the daemon's."""
     found: list[Poller] = []
+    if config.host.enabled:
+        found.append(HostPoller(config.host))
+    if config.processes.enabled:
+        found.append(ProcessPoller(config.processes, runs, names))
+    if config.disks.enabled:
+        found.append(DiskPoller(config.disks, runs, state_dir))
     return tuple(found)

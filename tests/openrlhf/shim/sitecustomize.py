@@ -102,3 +102,6 @@ if any(name.startswith("LAB_") for name in os.environ):
     import lab_faults
 
     lab_faults.install(os.environ)
+
+if os.environ.get("LAB_DUMP"):
+    import lab_dump  # noqa: F401

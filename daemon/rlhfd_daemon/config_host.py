@@ -1,0 +1,34 @@
+"""The configuration sections of the pollers that look at the host."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+__all__ = ["DisksConfig", "HostConfig", "ProcessesConfig"]
+
+_PollInterval = Annotated[float, Meta(ge=0.5, le=3600)]
+
+
+class HostConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """CPU, memory, pressure, disk and network traffic of the node, and its clocks."""
+
+    enabled: bool = True
+    interval_seconds: _PollInterval = 5.0
+
+
+class ProcessesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Memory, CPU and open files of each process of a run, and what the kernel killed for want of memory."""
+
+    enabled: bool = True
+    interval_seconds: _PollInterval = 5.0
+
+
+class DisksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Free space where the daemon and the runs write. A file system that does not answer for
+    ``stuck_after_seconds`` is reported as stuck."""
+
+    enabled: bool = True
+    interval_seconds: _PollInterval = 30.0
+    stuck_after_seconds: Annotated[float, Meta(ge=1, le=3600)] = 10.0
