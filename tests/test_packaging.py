@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -82,7 +83,7 @@ def test_the_wheel_holds_three_packages_and_the_start_up_files_and_nothing_else(
     assert top == {*PACKAGES, "rlhfd.pth", "rlhfd.start", f"{stem}.dist-info", f"{stem}.data"}
     assert f"{stem}.data/data/share/rlhfd/rlhfd.service" in names
     assert f"{stem}.dist-info/entry_points.txt" in names
-    assert not [name for name in names if "test" in name.lower() and not name.endswith("testing.py")]
+    assert not [name for name in names if re.search(r"(^|/)(tests?/|test_|conftest)", name)]
     sources = {str(path.relative_to(folder.parent)) for folder in package_folders() for path in folder.rglob("*.py")}
     assert sources == {name for name in names if name.endswith(".py")}
 

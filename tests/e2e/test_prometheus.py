@@ -182,7 +182,7 @@ def test_a_port_that_is_taken_leaves_the_daemon_running_and_says_so(short_dir: P
 
 
 def test_steps_are_written_and_survive_kill_9_without_a_line_twice(short_dir: Path) -> None:
-    daemon = DaemonProcess(short_dir, HTTP).start()
+    daemon = DaemonProcess(short_dir, HTTP + "[steps]\nenabled = true\n").start()
     path = daemon.state / "runs" / "ppo" / "b" / "steps.jsonl"
 
     def steps() -> list[int]:

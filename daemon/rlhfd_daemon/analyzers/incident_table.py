@@ -119,7 +119,7 @@ INCIDENTS: tuple[Incident, ...] = (
         severity=Severity.CRITICAL,
         metric="gpu",
         summary="GPU {gpu} ({name}) is lost: {reason}",
-        remedy="Drain the node and reset the GPU (rlhfd gpu release lets go of it first) or reboot; see dmesg for XIDs.",
+        remedy="Drain the node and reset the GPU (rlhfd gpu release lets go of it) or reboot; dmesg shows the XIDs.",
         key=("uuid",),
         labels=("gpu",),
     ),
