@@ -114,6 +114,7 @@ class RunReport:
                 "busy_ratio": self._value(run, name, "busy_ratio"),
                 "rss_bytes": self._value(run, name, "rss_bytes"),
                 "step": stream.step,
+                "hooks": dict(stream.hooks),
                 "last_seen": stream.last_seen,
                 "ended": stream.ended,
             }

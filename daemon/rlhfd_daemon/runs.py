@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhfd_daemon.frame import Frame, Link
+from rlhfd_daemon.stream_hooks import follow_hooks, summary_of
 
 MAX_STREAMS = 20_000
 MAX_DROP_REASONS = 32
@@ -42,7 +43,8 @@ class OpenPhase:
 class Stream:
     """One emitter of one process. ``gaps`` are sequence numbers that never came; ``drops`` is the emitter's own
     account of what it left out. ``start`` is what it said at its start: host, world_size, cuda_visible_devices.
-    ``phases`` are open, by id; ``stalled`` those of them that were reported."""
+    ``phases`` are open, by id; ``stalled`` those of them that were reported; ``hooks`` those that see nothing or went
+    wrong, with what is wrong in words."""
 
     run: str
     boot: str
@@ -64,13 +66,15 @@ class Stream:
     phases: dict[int, OpenPhase] = field(default_factory=dict)
     stalled: set[int] = field(default_factory=set)
     silent: bool = False
+    hooks: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, object]:
         """What :meth:`restored` needs; part of ``run_context``."""
         names = ("role", "rank", "stream", "pid", "last_seq", "last_seen", "step")
         kept = {name: getattr(self, name) for name in names}
         start = {name: value for name, value in self.start.items() if not isinstance(value, (dict, list))}
-        return {**kept, "uid": self.peer.uid, "peer_pid": self.peer.pid, "start": start}
+        hooks = {"hooks": summary_of(self.hooks)} if self.hooks else {}
+        return {**kept, "uid": self.peer.uid, "peer_pid": self.peer.pid, "start": start, **hooks}
 
     @classmethod
     def restored(cls, run: Run, summary: Mapping[str, Any]) -> Stream:
@@ -78,7 +82,7 @@ class Stream:
         peer = Peer(summary["uid"], summary["peer_pid"])
         stream = cls(run.run, run.boot, summary["role"], summary["rank"], summary["stream"], summary["pid"], peer)
         stream.last_seq, stream.last_seen, stream.step = summary["last_seq"], summary["last_seen"], summary["step"]
-        stream.start = summary["start"]
+        stream.start, stream.hooks = summary["start"], summary.get("hooks", {})
         return stream
 
     @property
@@ -229,6 +233,8 @@ class Runs:
             stream.ended = "process_stop"
         elif event == "run_start":
             run.context = fields
+        elif event in ("attached", "hook_failed"):
+            stream.hooks = follow_hooks(stream.hooks, event, fields)
         elif frame.role == DAEMON_ROLE:
             self._follow_daemon(run, event, fields)
 
@@ -257,7 +263,7 @@ class Runs:
             stream = Stream.restored(run, one)
             known = self.streams.get(stream.stream)
             if known is not None:
-                known.start = known.start or stream.start
+                known.start, known.hooks = known.start or stream.start, known.hooks or stream.hooks
             elif len(self.streams) < MAX_STREAMS:
                 run.streams[stream.stream] = self.streams[stream.stream] = stream
 

@@ -112,7 +112,15 @@ def _topology(run: Row, now: float) -> RenderableType:
                 one["ended"] or _ago(now - one["last_seen"]),
             ),
         )
-    return table
+    return Group(table, *(Text(line) for line in _troubles(run["processes"])))
+
+
+def _troubles(processes: Iterable[Row]) -> Iterable[str]:
+    """What is not seen of the run: one line for each hook of each process that lives."""
+    for one in processes:
+        rank = "" if one["rank"] is None else f" rank {one['rank']}"
+        for hook, text in one["hooks"].items() if one["ended"] is None else ():
+            yield _printable(f"{one['role']}{rank} (pid {one['pid']}): hook {hook} {text}")
 
 
 def _metadata(run: Row) -> Iterable[str]:
@@ -124,7 +132,11 @@ def _metadata(run: Row) -> Iterable[str]:
     for section in ("versions", "args"):
         for name, value in sorted(dict(context.get(section) or {}).items()):
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            yield "".join(char if char.isprintable() else " " for char in f"{section}: {name} = {text}")
+            yield _printable(f"{section}: {name} = {text}")
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _state(run: Row) -> str:

@@ -106,6 +106,7 @@ def _stream(stream: Stream) -> dict[str, object]:
         "duplicates": stream.duplicates,
         "drops": stream.drops,
         "phase": stream.phase,
+        "hooks": dict(stream.hooks),
         "last_seen": stream.last_seen,
         "ended": stream.ended,
     }

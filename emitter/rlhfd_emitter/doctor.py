@@ -10,7 +10,7 @@ import re
 import site
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,7 @@ from rlhfd_emitter.endpoint import default_endpoint
 from rlhfd_emitter.symbols import Place, installed_functions, places
 
 if TYPE_CHECKING:
+    from rlhfd_emitter.live_hooks import LiveHooks
     from rlhfd_emitter.probe import Socket
 
 State = Literal["ok", "warn", "fail"]
@@ -201,6 +202,15 @@ def check_endpoint(socket: Socket) -> Check:
     )
 
 
+def check_live_hooks(known: LiveHooks | None) -> list[Check]:
+    """What the daemon's live processes said of their hooks."""
+    if known is None or known.unknown:
+        return [] if known is None else [Check("live hooks", "ok", f"unknown: {known.unknown}")]
+    if not known.troubles:
+        return [Check("live hooks", "ok", f"no trouble in {known.processes} live processes of the daemon")]
+    return [Check(f"live hook {one.hook}", "warn", f"{one.text} (in {one.who})", one.remedy) for one in known.troubles]
+
+
 def site_files() -> dict[str, list[str]]:
     """rlhfd's start-up files by the site directories that this interpreter reads."""
     directories = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
@@ -219,28 +229,32 @@ def library_errors(names: Sequence[str] = ("zmq", "msgpack")) -> dict[str, str]:
 
 
 def examine(environ: Mapping[str, str]) -> list[Check]:
-    """All checks of this interpreter and ``environ``; waits up to a second for a daemon."""
+    """All checks of this interpreter and ``environ``; waits up to a second for a daemon, and two for what it knows."""
     versions = metadata.versions()
     reads = hooks.symbols()
     errors = library_errors()
     functions, packages = installed_functions(list(hooks.WRAPPERS))
+    found = places(list(reads), hooks.FORMER, functions, packages, reads)
     return [
         check_python(tuple(sys.version_info[:3]), sys.executable),
         check_site(bool(sys.flags.no_site)),
         *check_startup(site_files(), tuple(sys.version_info[:3])),
         check_openrlhf(versions.get("openrlhf"), "openrlhf" in packages),
         *check_packages(versions),
-        *check_hooks(places(list(reads), hooks.FORMER, functions, packages, reads)),
+        *check_hooks(found),
         *check_environment(environ),
         *check_libraries(errors),
-        *([] if errors else [_ask_daemon(environ)]),
+        *([] if errors else _ask_daemon(environ, {place.symbol for place in found if place.status == "absent"})),
     ]
 
 
-def _ask_daemon(environ: Mapping[str, str]) -> Check:
+def _ask_daemon(environ: Mapping[str, str], absent: Collection[str]) -> list[Check]:
+    from rlhfd_emitter.live_hooks import live_hooks
     from rlhfd_emitter.probe import look  # needs the libraries
 
-    return check_endpoint(look(default_endpoint(environ)))
+    socket = look(default_endpoint(environ))
+    known = live_hooks(socket.endpoint, absent) if socket.state == "answers" else None
+    return [check_endpoint(socket), *check_live_hooks(known)]
 
 
 def worst(checks: Sequence[Check]) -> State:

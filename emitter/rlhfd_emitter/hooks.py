@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from rlhfd_emitter import import_hook, wrappers
-from rlhfd_emitter.process import Process, guarded
+from rlhfd_emitter.hook import attach, unbound
+from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import experience, generation, progress
 from rlhfd_emitter.symbols import missing_parameters
 from rlhfd_emitter.wrappers import Wrapper, after, before, phase, read_by, together
@@ -112,7 +113,7 @@ def symbols() -> dict[str, tuple[str, ...]]:
 def install(process: Process | None = None) -> Process:
     """Bind every symbol of :data:`WRAPPERS` when its module is imported."""
     observed = process or Process()
-    import_hook.install({name: lambda module: guarded(bind, observed, module) for name in WRAPPERS})
+    import_hook.install({name: lambda module: unbound(bind, observed, module) for name in WRAPPERS})
     return observed
 
 
@@ -121,7 +122,7 @@ def bind(process: Process, module: ModuleType) -> None:
     absent: list[str] = []
     for symbol, wrapper in WRAPPERS[module.__name__].items():
         name = f"{module.__name__}.{symbol}"
-        held = guarded(_bind_one, process, module, symbol, wrapper)
+        held = process.hook(name).bind(_bind_one, process, module, symbol, wrapper)
         if name in process.bound or name in process.missing:
             continue  # the module was reloaded: bound again, reported once
         (process.bound if held else absent).append(name)
@@ -137,10 +138,11 @@ def _bind_one(process: Process, module: ModuleType, symbol: str, wrapper: Wrappe
     original = vars(owner).get(name) if owner is not None else None
     if original is None or hasattr(original, "__rlhfd__"):
         return False
+    full_name = f"{module.__name__}.{symbol}"
     if lacking := _missing(wrapper, original):
-        process.changed[f"{module.__name__}.{symbol}"] = lacking
+        process.changed[full_name] = lacking
         return False
-    replacement = wrapper(process, original)
+    replacement = attach(process.hook(full_name), wrapper, process, original)
     if replacement is original:
         return False
     replacement.__rlhfd__ = True  # type: ignore[attr-defined]

@@ -6,13 +6,15 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhfd_emitter.emitter import Emitter
-from rlhfd_emitter.log import warn
+from rlhfd_emitter.hook import Hook, describe, guarded
 from rlhfd_emitter.metadata import host
+
+__all__ = ["Process", "guarded", "ray_role"]
 
 State = TypeVar("State")
 
@@ -30,7 +32,7 @@ class Process:
         self._phase_ids = itertools.count(1)
         self._pid = 0
         self._run_reported = False
-        self._failed: set[str] = set()
+        self._hooks: dict[str, Hook] = {}
         self._states: dict[type, Any] = {}
 
     def open(self, role: str, rank: int | None = None, **fields: object) -> Emitter:
@@ -42,7 +44,17 @@ class Process:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             self.emitter.event("process_start", ppid=os.getppid(), cuda_visible_devices=visible, **host(), **fields)
             self.report_hooks()
+            for hook in list(self._hooks.values()):
+                if hook.error:
+                    self._report_failed(hook)
         return self.emitter
+
+    def hook(self, name: str) -> Hook:
+        """The hook ``name`` of this process, made when it is first asked for."""
+        found = self._hooks.get(name)
+        if found is None:
+            found = self._hooks.setdefault(name, Hook(name, self._report_failed))
+        return found
 
     def report_hooks(self) -> None:
         """Say which hooks hold and which symbols this OpenRLHF does not have, or without what the hook reads."""
@@ -57,9 +69,15 @@ class Process:
 
     def report_failure(self, hook: str, error: BaseException) -> None:
         """Report that ``hook`` failed, once per hook: what it saw is missing from here on, the training is not."""
-        if self.emitter is not None and hook not in self._failed:
-            self._failed.add(hook)
-            self.emitter.event("hook_failed", step=self.step, hook=hook, error=f"{type(error).__name__}: {error}"[:500])
+        known = self.hook(hook)
+        if not known.error:
+            known.error, known.failures = describe(error), 1
+            self._report_failed(known)
+
+    def _report_failed(self, hook: Hook) -> None:
+        if self.emitter is not None:
+            fields = {"hook": hook.name, "error": hook.error, "failures": hook.failures, "disabled": hook.off}
+            self.emitter.event("hook_failed", step=self.step, **fields)
 
     def shared(self, kind: type[State]) -> State:
         """The one object of ``kind`` in this process: what several hooks remember together."""
@@ -80,7 +98,7 @@ class Process:
         phase, number, began = token
         fields: dict[str, object] = {"phase": phase, "id": number, "seconds": time.monotonic() - began}
         if error is not None:
-            fields["error"] = f"{type(error).__name__}: {error}"[:500]
+            fields["error"] = describe(error)
         self.emitter.event("phase_end", step=self.step, **fields)
 
 
@@ -92,15 +110,3 @@ def ray_role(cmdline: Path = Path("/proc/self/cmdline")) -> str | None:
         return None
     match = re.match(r"ray::(?!IDLE)([^\s.(]+)", title)
     return match.group(1) if match else None
-
-
-def guarded(action: Callable[..., object], *arguments: object, **keywords: object) -> object:
-    """Call our own ``action``; whatever goes wrong in it stays here, with one line a minute in the log."""
-    try:
-        return action(*arguments, **keywords)
-    except Exception as error:  # noqa: BLE001 - the oath: a hook never harms the call it watches
-        try:
-            warn("hook", "rlhfd: a hook failed and was ignored: %s: %s", type(error).__name__, error)
-        except Exception:  # noqa: BLE001 - logging is the user's, too
-            return None
-        return None

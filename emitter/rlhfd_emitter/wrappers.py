@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from rlhfd_emitter import metadata
+from rlhfd_emitter.hook import Function as Function
+from rlhfd_emitter.hook import attach, bound
 from rlhfd_emitter.process import Process, guarded, ray_role
 
-Function = Callable[..., Any]
 Wrapper = Callable[[Process, Function], Function]
 Reader = TypeVar("Reader", bound=Function)
 
@@ -50,6 +51,7 @@ def before(observe: Callable[[Process, Mapping[str, Any]], None]) -> Wrapper:
 
         return wrapper
 
+    wrap.__name__ = observe.__name__
     return wrap
 
 
@@ -65,15 +67,19 @@ def after(observe: Callable[[Process, Any], None]) -> Wrapper:
 
         return wrapper
 
+    wrap.__name__ = observe.__name__
     return wrap
 
 
 def together(*wrappers: Wrapper) -> Wrapper:
-    """All of ``wrappers`` round one original, the first outermost."""
+    """All of ``wrappers`` round one original, the first outermost; each is a hook of its own."""
 
     @reads(*(parameter for wrapper in wrappers for parameter in read_by(wrapper)))
     def wrap(process: Process, original: Function) -> Function:
-        return functools.reduce(lambda inner, wrapper: wrapper(process, inner), reversed(wrappers), original)
+        whole = bound().name
+        for wrapper in reversed(wrappers):
+            original = attach(process.hook(f"{whole} ({wrapper.__name__})"), wrapper, process, original)
+        return original
 
     return wrap
 
@@ -102,6 +108,7 @@ def phase(name: str | None = None, observe_result: Callable[[Process, Any], None
 
         return wrapper
 
+    wrap.__name__ = "phase"
     return wrap
 
 
@@ -109,6 +116,7 @@ def requests(process: Process, original: Function) -> Function:
     """vLLM's ``AsyncLLM.generate``: one ``generation`` phase while at least one request is under way."""
     if not inspect.isasyncgenfunction(original):
         return original
+    hook = bound()
     under_way = 0
     token: Any = None
 
@@ -116,23 +124,28 @@ def requests(process: Process, original: Function) -> Function:
         nonlocal under_way, token
         under_way += 1
         if under_way == 1:
-            token = process.begin("generation")
+            token = hook.guarded(process.begin, "generation")
 
     def end() -> None:
-        nonlocal under_way
+        nonlocal under_way, token
         under_way -= 1
         if under_way == 0:
-            process.end(token)
+            over, token = token, None
+            hook.guarded(process.end, over)
 
     @functools.wraps(original)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        guarded(begin)
+        watched = not hook.off  # at the beginning: who was counted in is counted out
+        if watched:
+            hook.calls += 1
+            begin()
         outputs = original(*args, **kwargs)
         try:
             async for output in outputs:
                 yield output
         finally:
-            guarded(end)
+            if watched:
+                end()
             await outputs.aclose()
 
     return wrapper

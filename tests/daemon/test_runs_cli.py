@@ -130,12 +130,30 @@ def test_the_topology_says_where_each_process_is_and_what_it_does() -> None:
         {
             "host": "node-7", "role": "PolicyModelActor", "rank": 1, "world_size": 2, "process": "PolicyModelActor-1",
             "pid": 42, "gpus": "0,1", "phase": "train", "phase_since": NOW + 3, "method": "ppo_train",
-            "busy_ratio": 0.75, "rss_bytes": 2.0**31, "step": 4, "last_seen": NOW + 3, "ended": None,
+            "busy_ratio": 0.75, "rss_bytes": 2.0**31, "step": 4, "hooks": {}, "last_seen": NOW + 3, "ended": None,
         }
     ]  # fmt: skip
     text = printed(runs_cli.topology_tables([run], NOW + 10))
     for cell in ("node-7", "PolicyModelActor", "0,1", "train", "7 s", "ppo_train", "75 %", "2.0 GiB", "7 s ago"):
         assert cell in text
+
+
+def test_the_topology_says_which_hooks_of_whom_see_nothing() -> None:
+    known = Known()
+    known.start("PolicyModelActor", 1)
+    known.event("attached", fields={"bound": ["a"], "missing": ["b", "c"], "changed": {"c": "logs"}},
+                role="PolicyModelActor", rank=1)  # fmt: skip
+    failed = {"hook": "a", "error": "ValueError: \x1b[31moops", "failures": 3, "disabled": True}
+    known.event("hook_failed", fields=failed, role="PolicyModelActor", rank=1)
+    run = the(known.report.topology(None))
+    assert list(run["processes"][0]["hooks"]) == ["a", "b", "c"]
+    text = printed(runs_cli.topology_tables([run], NOW))
+    assert (
+        "PolicyModelActor rank 1 (pid 42): hook a switched off after 3 failures in a row: ValueError:  [31moops" in text
+    )
+    assert "hook c changed: the running version's function has no parameter logs" in text
+    run["processes"][0]["ended"] = "process_stop"
+    assert "switched off" not in printed(runs_cli.topology_tables([run], NOW))
 
 
 def test_a_process_that_is_gone_has_no_memory_any_more_and_comes_last() -> None:

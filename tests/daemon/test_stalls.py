@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhfd_alerts.finding import Severity
+from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers import incident_table
 from rlhfd_daemon.analyzers.incidents import Incidents
 from rlhfd_daemon.config import IncidentsConfig, PhasesConfig
@@ -198,3 +198,17 @@ def test_an_incident_without_an_end_ends_after_a_while() -> None:
     assert list(analyzer.tick(1e9)) == []
     stranger = Happening("r", "b", "user", None, None, "oom", {"count": 2, "who": "x"}, 100.0, 1)
     assert list(analyzer.happened(stranger)) == []
+
+
+def test_a_hook_that_switched_itself_off_is_an_alert_of_its_process_s_role_and_one_that_only_failed_is_none() -> None:
+    analyzer = Incidents(IncidentsConfig())
+
+    def failed(role: str, disabled: object) -> list[Finding]:
+        fields = {"hook": "m.f", "error": "ValueError: oops", "failures": 3, "disabled": disabled}
+        return list(analyzer.happened(Happening("r", "b", role, 0, 7, "hook_failed", fields, 1.0, 1)))
+
+    assert failed("PPOTrainer", False) == failed("PPOTrainer", None) == failed("PPOTrainer", "yes") == []
+    (finding,) = failed("PPOTrainer", True)
+    assert (finding.rule, finding.severity, finding.active) == ("hook_off", Severity.WARNING, True)
+    assert "hook m.f in PPOTrainer has switched itself off: ValueError: oops" in finding.summary
+    assert finding.labels == (("role", "PPOTrainer"), ("hook", "m.f"))

@@ -12,11 +12,12 @@ import pytest
 
 from experiences import dumped, experience, made_up, maker, tensor
 from openrlhf.recomputed import expected, step
+from rlhfd_emitter.hook import MAX_FAILURES
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import batch as batches
 from rlhfd_emitter.signals.batch import Batch
 from rlhfd_emitter.signals.experience import GROUPS, approx_kl, make_experience
-from rlhfd_emitter.signals.groups import MAX_FAILURES, compute
+from rlhfd_emitter.signals.groups import compute
 
 NAN = math.nan
 
@@ -257,7 +258,8 @@ def test_a_group_that_fails_three_times_in_a_row_is_left_alone_from_then_on(proc
     for subject in ("bad", "bad", "good", *["bad"] * (MAX_FAILURES + 2), "good"):
         assert compute(process, groups, subject)["steady"] == 2.0
     assert calls == ["bad", "bad", "good", *["bad"] * MAX_FAILURES]
-    assert [fields["hook"] for _, fields in recorder(process).events] == ["signals.flaky"]
+    reported = [(fields["hook"], fields["failures"], fields["disabled"]) for _, fields in recorder(process).events]
+    assert reported == [("signals.flaky", 1, False), ("signals.flaky", MAX_FAILURES, True)]
 
 
 def test_base_log_probs_that_openrlhf_drops_are_known_while_experiences_are_made_and_not_longer(

@@ -16,7 +16,8 @@ _DAEMON = frozenset({DAEMON_ROLE})
 class Incident:
     """One row. ``summary`` and ``metric`` are templates over the event's fields, ``key`` the fields that tell two
     incidents of one run apart, ``labels`` further fields that the alert shows, ``value`` the field that is its number.
-    Without ``ends`` it ends by itself some time after it last happened. A field ``critical`` raises the severity."""
+    Without ``ends`` it ends by itself some time after it last happened. A field ``critical`` raises the severity.
+    With ``only`` it begins only where that field is true. ``roles`` ``None``: whoever says it."""
 
     begin: str
     rule: str
@@ -29,7 +30,8 @@ class Incident:
     key: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     value: str = ""
-    roles: frozenset[str] = _DAEMON
+    only: str = ""
+    roles: frozenset[str] | None = _DAEMON
 
 
 INCIDENTS: tuple[Incident, ...] = (
@@ -146,5 +148,18 @@ INCIDENTS: tuple[Incident, ...] = (
         remedy="The driver hangs: expect the training to hang, too. See dmesg; the node probably needs a reboot.",
         labels=("gpu", "call", "pid"),
         value="seconds",
+    ),
+    Incident(
+        begin="hook_failed",
+        only="disabled",
+        rule="hook_off",
+        family="absence",
+        severity=Severity.WARNING,
+        metric="hook",
+        summary="rlhfd's hook {hook} in {role} has switched itself off: {error}; what it saw is missing from here on",
+        remedy="The training is as it was. rlhfd doctor and rlhfd topology name the processes; report the error with "
+        "OpenRLHF's version, and update rlhfd. The hook is tried again when the process starts anew.",
+        key=("hook",),
+        roles=None,
     ),
 )

@@ -41,10 +41,10 @@ class Incidents:
 
     def happened(self, event: Happening) -> Iterable[Finding]:
         row = self._begins.get(event.name)
-        if row is not None and event.role in row.roles:
+        if row is not None and _is_for(row, event) and (not row.only or event.fields.get(row.only) is True):
             yield from self._begin(row, event)
         for ended in self._ends.get(event.name, ()):
-            if event.role in ended.roles:
+            if _is_for(ended, event):
                 yield from self._end(ended, event)
 
     def tick(self, now: float) -> Iterable[Finding]:
@@ -71,14 +71,18 @@ class Incidents:
             yield replace(known.finding, active=False, time=event.time, step=event.step)
 
 
+def _is_for(row: Incident, event: Happening) -> bool:
+    return row.roles is None or event.role in row.roles
+
+
 def _key(row: Incident, event: Happening) -> _Key:
     return (event.run, event.boot, row.rule, tuple(str(event.fields.get(name)) for name in row.key))
 
 
 def _finding(row: Incident, event: Happening) -> Finding:
-    words = _Words(event.fields)
     named = (row.key if event.role == DAEMON_ROLE else ("role", *row.key)) + row.labels
     values = {"role": event.role, **event.fields}
+    words = _Words(values)
     value = event.fields.get(row.value)
     critical = bool(event.fields.get("critical")) or row.severity is Severity.CRITICAL
     return Finding(

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from rlhfd_emitter.process import Process, guarded
-
-MAX_FAILURES = 3  # in a row; more of the same would only cost time
+from rlhfd_emitter.process import Process
 
 Subject = TypeVar("Subject")
-
-
-class Failures(Counter[str]):
-    """How often each group failed in a row, in one process."""
 
 
 def compute(
     process: Process, groups: Mapping[str, Callable[[Subject], Mapping[str, float]]], subject: Subject
 ) -> dict[str, float]:
-    """The values of all ``groups`` that work. A group's first failure is reported as ``signals.<group>``."""
-    failures = process.shared(Failures)
+    """The values of all ``groups`` that work. Each is a hook of its own, ``signals.<group>``."""
     values: dict[str, float] = {}
     for name, group in groups.items():
-        if failures[name] >= MAX_FAILURES:
-            continue
-        try:
-            values.update(group(subject))
-        except Exception as error:  # noqa: BLE001 - one group's failure is its own; it is reported
-            failures[name] += 1
-            guarded(process.report_failure, f"signals.{name}", error)
-        else:
-            failures[name] = 0
+        hook = process.hook(f"signals.{name}")
+        if not hook.off:
+            hook.calls += 1
+            hook.guarded(_add, values, group, subject)
     return values
+
+
+def _add(values: dict[str, float], group: Callable[[Subject], Mapping[str, float]], subject: Subject) -> None:
+    values.update(group(subject))
