@@ -2,6 +2,7 @@
 
 ``LAB_TRACE=FILE``                  append every logged row to FILE, one JSON object a line
 ``LAB_BREAK_RLHFD=raise``           every call of the emitter raises
+``LAB_BREAK_RLHFD=hooks``           one hook finds its function renamed, three others raise, see ``_break_hooks``
 ``LAB_BREAK_RLHFD=unimportable``    only carried on here: the driver's PYTHONPATH has ``unimportable/`` in front
 """
 
@@ -25,6 +26,8 @@ def install(environ: Mapping[str, str]) -> None:
         _record(Trace(environ["LAB_TRACE"]))
     if environ.get("LAB_BREAK_RLHFD") == "raise":
         after_import("rlhfd_emitter.emitter")(_break_emitter)
+    if environ.get("LAB_BREAK_RLHFD") == "hooks":
+        after_import("rlhfd_emitter.hooks")(_break_hooks)
 
 
 def _carry_settings_to_workers(environ: Mapping[str, str]) -> None:
@@ -138,3 +141,40 @@ def _break_emitter(module: ModuleType) -> None:
 
     for method in ("__init__", "emit", "event"):
         setattr(module.Emitter, method, broken)
+
+
+def _break_hooks(hooks: ModuleType) -> None:
+    """Before anything is bound: ``SamplesGenerator.generate_samples`` is renamed in OpenRLHF, as a new version might.
+    The policy's ``ppo_train`` gets a hook that raises, the engine's phase cannot begin, one group of signals fails."""
+    from rlhfd_emitter import process, wrappers
+    from rlhfd_emitter.signals import experience
+
+    def broken(*args: object) -> Any:
+        raise RuntimeError("this hook is broken on purpose by the lab")
+
+    bind, begin = hooks.bind, process.Process.begin
+
+    def bind_what_was_renamed(observed: Any, module: ModuleType) -> None:
+        if module.__name__.endswith(".samples_generator"):
+            _rename(module.SamplesGenerator, "generate_samples", "produce_samples")
+        bind(observed, module)
+
+    def begin_except_in_engines(self: Any, phase: str) -> Any:
+        return broken() if self.role == "RolloutRayActor" else begin(self, phase)
+
+    hooks.bind, process.Process.begin = bind_what_was_renamed, begin_except_in_engines
+    hooks.WRAPPERS["openrlhf.trainer.ray.ppo_actor"]["ActorPPOTrainer.ppo_train"] = wrappers.before(broken)
+    experience.GROUPS["advantage"] = broken
+
+
+def _rename(owner: Any, old: str, new: str) -> None:
+    """Callers of the old name are served; whoever looks into the class finds the new one only."""
+    setattr(owner, new, getattr(owner, old))
+    delattr(owner, old)
+
+    def attribute(self: Any, name: str) -> Any:
+        if name == old:
+            return getattr(self, new)
+        raise AttributeError(name)
+
+    owner.__getattr__ = attribute
