@@ -17,6 +17,7 @@ from rlhfd_emitter.metadata import host
 __all__ = ["Process", "guarded", "ray_role"]
 
 State = TypeVar("State")
+COST_SECONDS = 60.0  # between two reports of what the hooks cost
 
 
 class Process:
@@ -33,6 +34,7 @@ class Process:
         self._pid = 0
         self._run_reported = False
         self._hooks: dict[str, Hook] = {}
+        self._costed = (time.monotonic(), 0.0)
         self._states: dict[type, Any] = {}
 
     def open(self, role: str, rank: int | None = None, **fields: object) -> Emitter:
@@ -79,6 +81,18 @@ class Process:
             fields = {"hook": hook.name, "error": hook.error, "failures": hook.failures, "disabled": hook.off}
             self.emitter.event("hook_failed", step=self.step, **fields)
 
+    def report_cost(self, now: float) -> None:
+        """Report once a minute which share of the time since the last report our own code took; ``now`` is monotonic.
+
+        What runs in several threads at once counts as often."""
+        since, before = self._costed
+        if now - since < COST_SECONDS or self.emitter is None:
+            return
+        # A group of signals is computed inside a hook.
+        seconds = sum(hook.seconds for name, hook in list(self._hooks.items()) if not name.startswith("signals."))
+        self._costed = (now, seconds)
+        self.emitter.emit(None, {"rlhfd/overhead/hooks_ratio": (seconds - before) / (now - since)})
+
     def shared(self, kind: type[State]) -> State:
         """The one object of ``kind`` in this process: what several hooks remember together."""
         state: State = self._states.setdefault(kind, kind())
@@ -89,6 +103,7 @@ class Process:
         emitter = self.emitter if self.emitter is not None else self.open("unknown")
         token = (phase, next(self._phase_ids), time.monotonic())
         emitter.event("phase_begin", step=self.step, phase=phase, id=token[1])
+        self.report_cost(token[2])
         return token
 
     def end(self, token: tuple[str, int, float] | None, error: BaseException | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -216,6 +217,7 @@ def step_logs(process: Process, arguments: Mapping[str, Any]) -> None:
     logs = arguments.get("logs_dict")
     if logs and (strategy is None or strategy.is_rank_0()):
         emitter.emit(step, numbers(logs, "train/"))
+    process.report_cost(time.monotonic())
 
 
 def eval_logs(process: Process, result: Any) -> None:

@@ -280,3 +280,21 @@ def test_a_hook_knows_how_often_it_was_called_and_how_long_its_own_code_ran(proc
     attached()
     assert process.hook("h").calls == 2
     assert 0.02 <= process.hook("h").seconds < 0.1
+
+
+def test_a_process_says_once_a_minute_what_share_of_its_time_the_hooks_took(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int | None, dict[str, float]]] = []
+    monkeypatch.setattr(said(process), "emit", lambda step, metrics: sent.append((step, metrics)), raising=False)
+    start = time.monotonic()
+    process.hook("h").seconds, process.hook("signals.kl").seconds = 0.6, 0.5
+    process.report_cost(start + 59.0)
+    assert sent == []
+    process.report_cost(start + 60.1)
+    process.report_cost(start + 61.0)
+    process.hook("h").seconds += 1.2
+    process.report_cost(start + 180.1)
+    names = [(step, *metrics) for step, metrics in sent]
+    assert names == [(None, "rlhfd/overhead/hooks_ratio")] * 2
+    assert [next(iter(metrics.values())) for _, metrics in sent] == pytest.approx([0.01, 0.01], rel=0.01)

@@ -239,6 +239,11 @@ ROLLOUTS = (
         "lasts.", STALENESS,
     ),
     _row("policy_lag/max", "count", "The oldest sample's such number.", STALENESS),
+    _row(
+        "overhead/hooks_ratio", "ratio",
+        "Share of the last minute or more in which rlhfd's own code ran in the hooks of this process.",
+        role="every observed process",
+    ),
     _row("overhead/experience_seconds", "seconds", "Time that rlhfd took for the signals of the step's experiences."),
 )  # fmt: skip
 
