@@ -27,6 +27,7 @@ from rlhfd_daemon.outlets.all import Outlets
 from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.pollers import build as build_pollers
 from rlhfd_daemon.pollers.gpu import GpuPoller
+from rlhfd_daemon.pollers.ray import RayPoller
 from rlhfd_daemon.pollers.schedule import Schedule
 from rlhfd_daemon.process_names import ProcessNames
 from rlhfd_daemon.process_state import states
@@ -86,6 +87,7 @@ class App:
         names = ProcessNames()
         gpu = GpuPoller(config.pollers.gpu, self.runs, state_dir, names=names) if config.pollers.gpu.enabled else None
         pollers = build_pollers(config.pollers, self.runs, state_dir, names)
+        ray = next((one for one in pollers if isinstance(one, RayPoller)), None)
         self.pollers = Schedule(pollers if gpu is None else (*pollers, gpu), self._note)
         self.delivery = Delivery(environ)
         self.ingest = Ingest(
@@ -103,6 +105,8 @@ class App:
             firing=lambda: self.pipeline.lifecycle.firing,
             steps=self.outlets.steps.path,
             names=names,
+            methods=dict if ray is None else ray.methods,
+            unobserved=lambda: () if ray is None else ray.unobserved,
         )
         self.control = ControlServer(
             control_socket_of(config), status=self._status, mute=self.mute, gpu=gpu, reports=reports

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rlhfd_daemon.config_check import cross_problems, problems_in
-from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig
+from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
 from rlhfd_daemon.errors import ConfigError, Problem
 from rlhfd_daemon.segment import MAX_PAYLOAD_BYTES
@@ -151,6 +151,7 @@ class PollersConfig(_Section, frozen=True, kw_only=True):
     host: HostConfig = HostConfig()
     processes: ProcessesConfig = ProcessesConfig()
     disks: DisksConfig = DisksConfig()
+    ray: RayConfig = RayConfig()
 
 
 class ControlConfig(_Section, frozen=True, kw_only=True):

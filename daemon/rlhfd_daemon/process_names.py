@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from rlhfd_daemon.runs import DAEMON_ROLE, Run, Stream
 
-__all__ = ["ProcessNames"]
+__all__ = ["ProcessNames", "free_name"]
 
 MAX_ROLE = 64  # the name is only a part of a metric name, which may have 128 bytes
 
@@ -30,7 +30,7 @@ class ProcessNames:
         names = {stream.stream: names[stream.stream] for stream in firsts.values() if stream.stream in names}
         for stream in firsts.values():
             if stream.stream not in names:
-                names[stream.stream] = _free(_base(stream), names.values())
+                names[stream.stream] = free_name(_base(stream), names.values())
         self._names[(run.run, run.boot)] = names
         return {stream.stream: (names[stream.stream], stream) for stream in firsts.values()}
 
@@ -45,7 +45,8 @@ def _base(stream: Stream) -> str:
     return role if stream.rank is None else f"{role}-{stream.rank}"
 
 
-def _free(base: str, taken: Iterable[str]) -> str:
+def free_name(base: str, taken: Iterable[str]) -> str:
+    """``base``, or with the first number behind it that is not among ``taken``."""
     used = set(taken)
     numbered = (f"{base}-{number}" for number in itertools.count(1))
     return next(name for name in itertools.chain([base], numbered) if name not in used)

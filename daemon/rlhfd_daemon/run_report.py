@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from rlhfd_alerts.alert import Alert
+from rlhfd_daemon.observation import Subject
 from rlhfd_daemon.outlets.latest import Latest
 from rlhfd_daemon.process_names import ProcessNames
+from rlhfd_daemon.ray_session import Unobserved
 from rlhfd_daemon.runs import DAEMON_ROLE, Run, Runs, Stream
 
 __all__ = ["RunReport"]
+
+PROCESS = (
+    "host", "role", "rank", "world_size", "process", "pid", "gpus", "phase", "phase_since", "method", "busy_ratio",
+    "rss_bytes", "step", "last_seen", "ended",
+)  # fmt: skip
 
 # Argument names from 0.10.2 on, and the flat ones before.
 ALGORITHM = ("algo.advantage.estimator", "advantage_estimator")
@@ -23,7 +31,8 @@ MODEL = ("actor.model_name_or_path", "model.model_name_or_path", "pretrain")
 class RunReport:
     """Answers ``GET /api/v1/runs`` and ``/api/v1/topology`` as plain values: times are Unix seconds, unknown is null.
 
-    ``methods`` says what the Ray titles of processes show, by pid; ``names`` is how pollers name processes.
+    ``methods`` says what the Ray titles of processes show, by pid; ``unobserved`` are Ray's actors without an emitter;
+    ``names`` is how pollers name processes.
     """
 
     def __init__(
@@ -35,6 +44,7 @@ class RunReport:
         steps: Callable[[str, str], Path | None],
         names: ProcessNames | None = None,
         methods: Callable[[], Mapping[int, str]] = dict,
+        unobserved: Callable[[], Iterable[Unobserved]] = tuple,
     ) -> None:
         self._runs = runs
         self._latest = latest
@@ -42,6 +52,7 @@ class RunReport:
         self._steps = steps
         self._names = names or ProcessNames()
         self._methods = methods
+        self._unobserved = unobserved
 
     def runs(self, name: str | None) -> dict[str, object]:
         """Every launch, the newest last; with a ``name`` those of that name, with what each said at its start."""
@@ -61,7 +72,7 @@ class RunReport:
                 "boot": run.boot,
                 "live": run.live,
                 "step": run.step,
-                "processes": list(self._processes(run, methods)),
+                "processes": [*self._processes(run, methods), *self._others(run)],
             }
             for run in self._chosen(name)
             if run.live or name is not None
@@ -118,6 +129,14 @@ class RunReport:
                 "last_seen": stream.last_seen,
                 "ended": stream.ended,
             }
+
+    def _others(self, run: Run) -> Iterator[dict[str, object]]:
+        """Actors of the run of which only the title is known; they live."""
+        for one in self._unobserved():
+            if one.subject == Subject(run.run, run.boot):
+                known = {"host": socket.gethostname(), "role": one.role, "process": one.process, "pid": one.pid,
+                         "method": one.method, "busy_ratio": one.busy_ratio, "last_seen": time.time()}  # fmt: skip
+                yield {**dict.fromkeys(PROCESS), **known}
 
     def _value(self, run: Run, process: str | None, what: str) -> float | None:
         """The last that a poller saw of a live process."""

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from recorded import Feed
 from rlhfd_daemon import runs_cli
 from rlhfd_daemon.cli import app
+from rlhfd_daemon.observation import Subject
 from rlhfd_daemon.outlets.latest import Latest
-from rlhfd_daemon.run_report import RunReport
+from rlhfd_daemon.ray_session import Unobserved
+from rlhfd_daemon.run_report import PROCESS, RunReport
 from rlhfd_daemon.runs import DAEMON_ROLE, Runs
 
 NOW = 1_700_000_000.0
@@ -32,7 +34,12 @@ CONTEXT = {
 class Known:
     """A daemon that knows some runs."""
 
-    def __init__(self, firing: tuple[tuple[str, str], ...] = (), methods: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        firing: tuple[tuple[str, str], ...] = (),
+        methods: Mapping[int, str] | None = None,
+        unobserved: tuple[Unobserved, ...] = (),
+    ) -> None:
         self.runs = Runs()
         latest = Latest(self.runs)
         self.feed = Feed(self.runs, latest)
@@ -43,6 +50,7 @@ class Known:
             firing=lambda: alerts,
             steps=lambda run, boot: Path(f"/state/{run}/{boot}"),
             methods=lambda: methods or {},
+            unobserved=lambda: unobserved,
         )
 
     def event(self, name: str, at: float = NOW, fields: Mapping[str, object] | None = None, **changes: Any) -> None:
@@ -213,3 +221,18 @@ def test_without_a_daemon_the_error_is_one_line(command: str, tmp_path: Path) ->
     assert result.exit_code == 69
     assert "no daemon answers" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_actors_without_an_emitter_are_shown_with_their_run() -> None:
+    others = tuple(
+        Unobserved(Subject(run, "b"), "VLLMLock-1", "VLLMLock", 77, "acquire", 0.25) for run in ("r", "node:h")
+    )
+    known = Known(unobserved=others)
+    known.start("PPOTrainer")
+    found = the(known.report.topology(None))
+    trainer, lock = found["processes"]
+    assert set(trainer) == set(lock) == set(PROCESS)
+    assert (trainer["role"], lock["role"], lock["process"], lock["pid"]) == ("PPOTrainer", "VLLMLock", "VLLMLock-1", 77)
+    assert (lock["method"], lock["busy_ratio"], lock["rank"]) == ("acquire", 0.25, None)
+    assert "acquire" in (text := printed(runs_cli.topology_tables([found], NOW)))
+    assert "25 %" in text

@@ -12,6 +12,7 @@ from rlhfd_daemon.metrics.gpu import GPU
 from rlhfd_daemon.metrics.host import DISKS, HOST, PROCESSES
 from rlhfd_daemon.metrics.metric import Framework, KeyRange, Metric
 from rlhfd_daemon.metrics.ppo import CRITIC, GONE, POLICY, ROLLOUT
+from rlhfd_daemon.metrics.ray import RAY
 from rlhfd_daemon.metrics.trainers import EVALUATION, SUPERVISED, TIMING
 
 __all__ = ["GROUPS", "TABLE", "find", "lookup"]
@@ -28,6 +29,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Host": HOST,
     "Disks": DISKS,
     "Processes": PROCESSES,
+    "Ray": RAY,
     "No longer logged": GONE,
 }
 TABLE: tuple[Metric, ...] = tuple(metric for group in GROUPS.values() for metric in group)

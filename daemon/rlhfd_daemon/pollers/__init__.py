@@ -11,6 +11,7 @@ from rlhfd_daemon.observation import Observation
 from rlhfd_daemon.pollers.disks import DiskPoller
 from rlhfd_daemon.pollers.host import HostPoller
 from rlhfd_daemon.pollers.processes import ProcessPoller
+from rlhfd_daemon.pollers.ray import RayPoller
 from rlhfd_daemon.process_names import ProcessNames
 from rlhfd_daemon.runs import Runs
 
@@ -42,4 +43,6 @@ def build(config: PollersConfig, runs: Runs, state_dir: Path, names: ProcessName
         found.append(ProcessPoller(config.processes, runs, names))
     if config.disks.enabled:
         found.append(DiskPoller(config.disks, runs, state_dir))
+    if config.ray.enabled:
+        found.append(RayPoller(config.ray, runs, names))
     return tuple(found)
