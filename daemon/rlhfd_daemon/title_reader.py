@@ -31,8 +31,8 @@ class TitleReader:
         self._stuck: dict[str, int | None] = {}  # by question: the process that does not answer
 
     async def read(self, pids: Iterable[int]) -> dict[int, str]:
-        """The title of each of ``pids`` that has one; "" for a process that is gone. Whom nothing is known about now
-        is left out. :raises EOFError: somebody killed the child; the next call has another."""
+        """The title of each of ``pids``, which is its first argument; "" for a process that is gone. Whom nothing is
+        known about now is left out. :raises EOFError: somebody killed the child; the next call has another."""
         await self._collect()
         left_out = set(self._stuck.values())
         paths = {f"{self._proc}/{pid}/cmdline": pid for pid in pids if pid not in left_out}
@@ -43,9 +43,11 @@ class TitleReader:
         if isinstance(answer, Stuck):
             self._asked += 1
             self._stuck[key] = pid = self._culprit(answer.pid)
-            log.warning("reading a process's title hangs", pid=pid, child=answer.pid)
+            if pid is not None:  # else the child was merely slow
+                log.warning("reading a process's title hangs", pid=pid, child=answer.pid)
             return {}
-        return {pid: said if isinstance(said := answer.get(path), str) else "" for path, pid in paths.items()}
+        said = {pid: answer.get(path) for path, pid in paths.items()}
+        return {pid: text.partition("\0")[0] if isinstance(text, str) else "" for pid, text in said.items()}
 
     async def _collect(self) -> None:
         """Take the late answers, of which none is of use."""

@@ -34,7 +34,7 @@ class World:
             sample_seconds=SAMPLE_SECONDS,
             unobserved_after_seconds=unobserved_after_seconds,
         )
-        self.poller = RayPoller(config, self.runs, proc=self.proc, mono=lambda: self.mono)
+        self.poller = RayPoller(config, self.runs, proc=self.proc, mono=lambda: self.mono, patience_seconds=20.0)
 
     def raylet(self, pid: int, capacity: int = 1000) -> Path:
         """The folder of its logs."""

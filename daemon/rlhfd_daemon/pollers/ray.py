@@ -35,7 +35,8 @@ log = structlog.get_logger()
 
 class RayPoller:
     """Polled as often as titles are sampled; reports every ``interval_seconds`` of its configuration. ``names`` are to
-    be shared with the pollers that name the same processes; ``mono`` is the monotonic clock."""
+    be shared with the pollers that name the same processes; ``mono`` is the monotonic clock; a file of the node that
+    has not answered after ``patience_seconds`` is done without."""
 
     name = "ray"
 
@@ -47,13 +48,14 @@ class RayPoller:
         *,
         proc: Path = procfs.PROC,
         mono: Callable[[], float] = time.monotonic,
+        patience_seconds: float = 1.0,
     ) -> None:
         self.interval_seconds = config.sample_seconds
         self.unobserved: tuple[Unobserved, ...] = ()
         self._config = config
         self._runs, self._names = runs, names or ProcessNames()
         self._proc, self._mono = proc, mono
-        self._prober = Prober(mono=mono)
+        self._prober = Prober(patience_seconds)
         self._titles = TitleReader(self._prober, proc)
         self._tree = RayTree(proc)
         self._sessions: dict[int, Session] = {}
