@@ -17,6 +17,8 @@ MIN_HISTORY = 3
 MAX_PAUSE_SECONDS = 5.0  # of the daemon itself: after a longer one nobody has been silent, we have been deaf
 # They wait for the others: while another process of the run is overdue too, that one is the cause.
 COORDINATORS = frozenset({"PPOTrainer", "PPOTrainerAsync", "TrainingActor", "GenerateSamplesActor"})
+# More for them: a wait begins before what it waits for, such as a reward call at the end of a generation.
+COORDINATOR_GRACE_SECONDS = 4.0
 SUSPECT_STATES = {"T": "stopped", "t": "stopped by a debugger", "D": "waiting in the kernel", "Z": "ended"}
 
 
@@ -85,10 +87,11 @@ class StallWatch:
                 yield _event(run, stream, "phase_resumed", id=number)
 
     def _overdue(self, run: Run, stream: Stream, mono: float) -> Iterator[_Overdue]:
+        grace = COORDINATOR_GRACE_SECONDS if stream.role in COORDINATORS else 0.0
         for phase in stream.phases.values():
             durations = run.durations.get((stream.role, phase.phase), ())
             seconds = mono - phase.since_mono_ns / 1e9
-            if seconds > limit_seconds(tuple(durations), self._config):
+            if seconds > limit_seconds(tuple(durations), self._config) + grace:
                 yield _Overdue(run, stream, phase, seconds, max(durations, default=None))
 
     def _suspects(self, stream: Stream) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhfd_emitter import import_hook, wrappers
 from rlhfd_emitter.hook import attach, unbound
 from rlhfd_emitter.process import Process
-from rlhfd_emitter.signals import experience, generation, progress
+from rlhfd_emitter.signals import experience, generation, progress, rewards
 from rlhfd_emitter.symbols import missing_parameters
 from rlhfd_emitter.wrappers import Wrapper, after, before, phase, read_by, together
 
@@ -77,6 +77,11 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "RemoteExperienceMaker.make_experience_list": together(experience.make_experience, phase("make_experience")),
         "compute_approx_kl": experience.approx_kl,
     },
+    "openrlhf.utils.agent": {
+        "SingleTurnAgentExecutor.__init__": rewards.reward_function,
+        "SingleTurnAgentExecutor._fetch_rewards_via_http": rewards.remote_model,
+        "MultiTurnAgentExecutor.__init__": rewards.environment,
+    },
     "openrlhf.utils.deepspeed.deepspeed": {
         "DeepspeedStrategy.save_ckpt": phase("checkpoint"),
         "DeepspeedStrategy.save_model": phase("save_model"),
@@ -86,6 +91,7 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "AsyncLLM.generate": wrappers.requests,
     },
     "ray.util.queue": {"Queue.get": wrappers.tokens},
+    "aiohttp.client": {"ClientSession._request": rewards.attempt},
     **{
         f"{_TRAINER}.{module}": {
             f"{trainer}.__init__": before(wrappers.trainer_start),

@@ -31,6 +31,7 @@ class Process:
         self.missing: list[str] = []
         self.changed: dict[str, str] = {}  # symbol to the parameters that it should have
         self._phase_ids = itertools.count(1)
+        self._under_way: dict[int, str] = {}
         self._pid = 0
         self._run_reported = False
         self._hooks: dict[str, Hook] = {}
@@ -104,6 +105,7 @@ class Process:
         token = (phase, next(self._phase_ids), time.monotonic())
         emitter.event("phase_begin", step=self.step, phase=phase, id=token[1])
         self.report_cost(token[2])
+        self._under_way[token[1]] = phase
         return token
 
     def end(self, token: tuple[str, int, float] | None, error: BaseException | None = None) -> None:
@@ -111,10 +113,15 @@ class Process:
         if token is None or self.emitter is None:
             return
         phase, number, began = token
+        self._under_way.pop(number, None)
         fields: dict[str, object] = {"phase": phase, "id": number, "seconds": time.monotonic() - began}
         if error is not None:
             fields["error"] = describe(error)
         self.emitter.event("phase_end", step=self.step, **fields)
+
+    def under_way(self, phase: str) -> bool:
+        """Whether a phase of that name is open."""
+        return phase in list(self._under_way.values())
 
 
 def ray_role(cmdline: Path = Path("/proc/self/cmdline")) -> str | None:

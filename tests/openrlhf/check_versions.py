@@ -32,6 +32,7 @@ _TRAINER = "openrlhf.trainer"
 _LAUNCHER, _PPO = f"{_TRAINER}.ray.launcher", f"{_TRAINER}.ppo_trainer"
 _GENERATOR = f"{_TRAINER}.ppo_utils.samples_generator.SamplesGenerator"
 _MAKER = f"{_TRAINER}.ppo_utils.experience_maker.RemoteExperienceMaker"
+_AGENT = "openrlhf.utils.agent"
 _STRATEGY = "openrlhf.utils.deepspeed.deepspeed.DeepspeedStrategy"
 # today's symbol -> (who reports, what); a hook that is not named here is listed under its own name.
 SEEN: dict[str, tuple[str, str]] = {
@@ -51,6 +52,9 @@ SEEN: dict[str, tuple[str, str]] = {
     f"{_TRAINER}.ray.ppo_actor.ActorPPOTrainer.ppo_train": ("policy", "phase ppo_train"),
     f"{_TRAINER}.ray.ppo_actor.ActorPPOTrainer.broadcast_to_vllm": ("policy", "phase broadcast"),
     f"{_TRAINER}.ray.ppo_critic.CriticPPOTrainer.ppo_train": ("critic", "phase ppo_train"),
+    f"{_AGENT}.SingleTurnAgentExecutor.__init__": ("vLLM engine", "phase reward, calls of a reward function"),
+    f"{_AGENT}.SingleTurnAgentExecutor._fetch_rewards_via_http": ("vLLM engine", "the same of a remote reward model"),
+    f"{_AGENT}.MultiTurnAgentExecutor.__init__": ("vLLM engine", "the same of an agent's steps"),
     f"{_STRATEGY}.save_ckpt": ("policy, critic, SFT, RM, DPO", "phase checkpoint"),
     f"{_STRATEGY}.save_model": ("policy, critic, SFT, RM, DPO", "phase save_model"),
     **{
@@ -82,7 +86,9 @@ environment at hand, vLLM included.
 TAIL = """
 Phases of the vLLM engines are seen from 0.9.1 on, and before that in asynchronous training only: the synchronous
 trainer used `vllm.LLM`. In asynchronous training up to 0.9.0 the broadcast is seen in the policy, not in the trainer.
-There the generator's phases and evaluations carry a step from 0.9.8 on, before that none.
+There the generator's phases and evaluations carry a step from 0.9.8 on, before that none. Reward calls are seen from
+0.9.1 on: before that they were Ray tasks. Those of an executor of the user's own that is neither single-turn nor
+multi-turn cannot be told from the rest of it.
 """
 
 

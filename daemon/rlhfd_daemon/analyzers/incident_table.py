@@ -80,6 +80,22 @@ INCIDENTS: tuple[Incident, ...] = (
         labels=("role", "rank", "pid", "host"),
     ),
     Incident(
+        begin="reward_failed",
+        rule="reward_failed",
+        family="reward",
+        severity=Severity.CRITICAL,
+        metric="rlhfd/reward_call/failed_count",
+        summary="a reward call ({call}) of pid {pid} on {host} failed after {seconds} s: {error}; {failed} of {calls} "
+        "calls so far",
+        remedy="OpenRLHF only logs it, and a sample without a reward ends the run: let the reward function catch its "
+        "errors, look at the reward service and its log (rlhfd/reward_call/retries, latency_max_seconds), then resume "
+        "with --ckpt.load_enable.",
+        key=("call",),
+        labels=("pid", "host"),
+        value="failed",
+        roles=frozenset({"RolloutRayActor", "LLMRayActor"}),  # the second up to 0.10.1
+    ),
+    Incident(
         begin="oom_kill",
         rule="oom_kill",
         family="node",

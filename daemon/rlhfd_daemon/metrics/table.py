@@ -13,6 +13,7 @@ from rlhfd_daemon.metrics.host import DISKS, HOST, PROCESSES
 from rlhfd_daemon.metrics.metric import Framework, KeyRange, Metric
 from rlhfd_daemon.metrics.ppo import CRITIC, GONE, POLICY, ROLLOUT
 from rlhfd_daemon.metrics.ray import RAY
+from rlhfd_daemon.metrics.rewards import REWARD_CALLS
 from rlhfd_daemon.metrics.trainers import EVALUATION, SUPERVISED, TIMING
 
 __all__ = ["GROUPS", "TABLE", "find", "lookup"]
@@ -25,6 +26,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Evaluation of PPO": EVALUATION,
     "SFT, reward model and DPO": SUPERVISED,
     "Computed from samples and experiences": EXPERIENCE,
+    "Reward calls": REWARD_CALLS,
     "GPUs": GPU,
     "Host": HOST,
     "Disks": DISKS,
