@@ -120,6 +120,18 @@ def test_the_coordinator_is_named_only_if_nobody_else_is_overdue() -> None:
     assert event.fields["role"] == "PPOTrainer"
 
 
+def test_the_coordinator_is_not_named_for_what_began_a_little_after_its_own_phase() -> None:
+    world = World()
+    for number in range(1, 4):
+        world.run_phase("PPOTrainer", "generation", 1.0, number)
+        world.run_phase("RolloutRayActor", "reward", 0.1, number)
+    world.event("PPOTrainer", "phase_begin", phase="generation", id=4)
+    world.pass_time(3.0)
+    world.event("RolloutRayActor", "phase_begin", phase="reward", id=4)
+    (event,) = world.pass_time(20.0)
+    assert (event.fields["role"], event.fields["phase"]) == ("RolloutRayActor", "reward")
+
+
 def test_a_phase_that_is_slow_as_usual_and_a_first_one_are_left_alone() -> None:
     world = World()
     usual_generation(world, seconds=30.0)
@@ -182,6 +194,21 @@ def test_the_alert_of_a_stall_names_all_of_it_and_ends_with_it() -> None:
     assert dict(finding.labels)["pid"] == "200"
     assert [one.active for one in ended] == [False]
     assert ended[0].labels == finding.labels
+
+
+def test_a_failed_reward_call_is_an_alert_with_what_went_wrong() -> None:
+    fields = {
+        "call": "http", "error": "RuntimeError: no; last attempt: HTTP 500", "seconds": 5.04, "retries": 4,
+        "failed": 3, "calls": 64, "pid": 200, "host": "node7",
+    }  # fmt: skip
+    event = Happening("r", "b", "RolloutRayActor", None, None, "reward_failed", fields, 1.0, 1)
+    (finding,) = Incidents(IncidentsConfig()).happened(event)
+    assert (finding.rule, finding.severity, finding.value) == ("reward_failed", Severity.CRITICAL, 3.0)
+    assert finding.summary == (
+        "a reward call (http) of pid 200 on node7 failed after 5.0 s: RuntimeError: no; last attempt: HTTP 500; "
+        "3 of 64 calls so far"
+    )
+    assert dict(finding.labels) == {"role": "RolloutRayActor", "call": "http", "pid": "200", "host": "node7"}
 
 
 def test_an_incident_without_an_end_ends_after_a_while() -> None:

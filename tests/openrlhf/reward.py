@@ -1,8 +1,10 @@
 """The reward function of the PPO runs, given to OpenRLHF by ``--reward.remote_url``; can be told to go wrong.
 
-``LAB_REWARD``          ``healthy`` (default), ``nan`` or ``const``
+``LAB_REWARD``          ``healthy`` (default), ``nan``, ``const`` or ``slow``: one call sleeps ``LAB_SLOW_SECONDS``
 ``LAB_FAULT_STEP``      the first PPO step with the fault, counted from 1; 0 (default) means never
 ``LAB_CALLS_PER_STEP``  calls of one PPO step: rollout batch x samples per prompt
+``LAB_CALL_SECONDS``    what every call takes at least; each third one twice as long
+``LAB_REWARD_TIMES``    gets one JSON object a call: ``pid``, ``began`` and ``ended`` (Unix seconds), ``seconds``
 
 OpenRLHF calls it with one query at a time, from several threads of the one process that holds the vLLM engine.
 """
@@ -10,8 +12,10 @@ OpenRLHF calls it with one query at a time, from several threads of the one proc
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 
 NUMBERS = 100
@@ -21,25 +25,48 @@ FAULTS: dict[str, Callable[[float], float]] = {
     "healthy": lambda score: score,
     "nan": lambda score: math.nan,
     "const": lambda score: 1.0,
+    "slow": lambda score: score,
 }
 
-_fault = FAULTS[os.environ.get("LAB_REWARD", "healthy")]
+_kind = os.environ.get("LAB_REWARD", "healthy")
+_fault = FAULTS[_kind]
 _fault_step = int(os.environ.get("LAB_FAULT_STEP", "0"))
 _calls_per_step = int(os.environ.get("LAB_CALLS_PER_STEP", "1"))
+_slow_seconds = float(os.environ.get("LAB_SLOW_SECONDS", "0"))
+_call_seconds = float(os.environ.get("LAB_CALL_SECONDS", "0"))
+_times = os.environ.get("LAB_REWARD_TIMES")
 _calls = itertools.count()  # next() is atomic under the interpreter lock
 
 
 def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> dict[str, object]:
     """OpenRLHF's interface; ``extra_logs`` become ``train/true_score`` and ``train/answer_tokens``."""
+    began, clock = time.time(), time.perf_counter()
+    number = next(_calls)
+    first_faulty = (_fault_step - 1) * _calls_per_step
+    _sleep(number, _kind == "slow" and number == first_faulty)
     answer = queries[0].partition(":")[2].split()  # the prompt ends with its only colon
     score = count_score(answer, int(labels[0]))
-    faulty = _fault_step > 0 and next(_calls) >= (_fault_step - 1) * _calls_per_step
+    faulty = _fault_step > 0 and number >= first_faulty
     reward = _fault(score) if faulty else score
+    if _times:
+        _note(_times, began, time.perf_counter() - clock)
     return {
         "rewards": reward,
         "scores": reward,
         "extra_logs": {"true_score": score, "answer_tokens": float(len(answer))},
     }
+
+
+def _sleep(number: int, slow: bool) -> None:
+    seconds = _call_seconds * (2 if number % 3 == 0 else 1)
+    if slow or seconds:
+        time.sleep(_slow_seconds if slow else seconds)
+
+
+def _note(path: str, began: float, seconds: float) -> None:
+    line = json.dumps({"pid": os.getpid(), "began": began, "ended": time.time(), "seconds": seconds})
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
 def count_score(answer: Sequence[str], start: int) -> float:

@@ -28,14 +28,14 @@ SYNC = {
     "PPOTrainer": {"generation", *TRAINER},
     "PolicyModelActor": POLICY,
     "ReferenceModelActor": {"forward"},
-    "RolloutRayActor": {"generation"},
+    "RolloutRayActor": {"generation", "reward"},
 }
 ASYNC = {
     "TrainingActor": TRAINER,
     "GenerateSamplesActor": {"generation"},
     "PolicyModelActor": POLICY,
     "ReferenceModelActor": {"forward"},
-    "RolloutRayActor": {"generation"},
+    "RolloutRayActor": {"generation", "reward"},
 }
 CHECKPOINT = {"checkpoint"}  # of the best evaluation
 PHASES: dict[str, dict[str, set[str]]] = {
@@ -47,7 +47,7 @@ PHASES: dict[str, dict[str, set[str]]] = {
     },
     "grpo": SYNC,
     "reinforce": SYNC,
-    "rloo": {**SYNC, "RewardModelActor": {"forward"}},
+    "rloo": {**SYNC, "RewardModelActor": {"forward"}, "RolloutRayActor": {"generation"}},
     "agent": ASYNC,
 }
 ASYNCHRONOUS = ("async", "agent")
