@@ -47,6 +47,12 @@ class Tensor(np.ndarray[Any, Any]):
     def clamp(self, low: float, high: float) -> Any:
         return np.clip(self, low, high)
 
+    def isfinite(self) -> Any:
+        return np.isfinite(self)
+
+    def maximum(self, other: Any) -> Any:
+        return np.maximum(self, other)
+
     def new_empty(self, size: int) -> Any:
         return tensor(np.empty(size, self.dtype))
 

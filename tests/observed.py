@@ -79,6 +79,10 @@ class DeepspeedStrategy:
         self.args, self.rank = args, rank
     def is_rank_0(self):
         return self.rank == 0
+    def optimizer_step(self, optimizer, model, scheduler, name="model", **kwargs):
+        model.step()
+    def load_ckpt(self, model, load_dir, tag=None):
+        return f"{load_dir}/{tag}", {}
     def save_ckpt(self, model, save_dir, tag=None, max_num=3, max_mem=1000, client_state={}, save_latest=True):
         return f"{save_dir}/{tag}"
     def save_model(self, model, tokenizer, output_dir, **kwargs):

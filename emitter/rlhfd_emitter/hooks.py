@@ -14,7 +14,7 @@ from typing import Any
 from rlhfd_emitter import import_hook, wrappers
 from rlhfd_emitter.hook import attach, unbound
 from rlhfd_emitter.process import Process
-from rlhfd_emitter.signals import experience, generation, progress, rewards
+from rlhfd_emitter.signals import experience, generation, position, progress, rewards, training
 from rlhfd_emitter.symbols import missing_parameters
 from rlhfd_emitter.wrappers import Wrapper, after, before, phase, read_by, together
 
@@ -45,15 +45,21 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
     f"{_RAY}.launcher": {
         "BaseDistributedActor.__init__": before(wrappers.actor_start),
         "DistributedTorchRayActor.__init__": before(wrappers.actor_start),
-        "BaseModelActor.execute_batch": phase(),
-        "BasePPORole.execute_batch": phase(),
+        "BaseModelActor.execute_batch": together(before(position.appended), phase()),
+        "BasePPORole.execute_batch": together(before(position.appended), phase()),
     },
     f"{_RAY}.ppo_actor": {
-        "ActorPPOTrainer.ppo_train": phase("ppo_train"),
+        "ActorPPOTrainer.ppo_train": together(training.ppo_train("policy"), phase("ppo_train")),
         "ActorPPOTrainer.broadcast_to_vllm": phase("broadcast"),
         "ActorPPOTrainer._broadcast_to_vllm": phase("broadcast"),
     },
-    f"{_RAY}.ppo_critic": {"CriticPPOTrainer.ppo_train": phase("ppo_train")},
+    f"{_RAY}.ppo_critic": {
+        "CriticPPOTrainer.ppo_train": together(training.ppo_train("critic"), phase("ppo_train")),
+    },
+    "openrlhf.models.loss": {
+        "PolicyLoss.forward": before(training.policy_loss),
+        "ValueLoss.forward": before(training.value_loss),
+    },
     f"{_TRAINER}.ppo_trainer": {
         "BasePPOTrainer.__init__": before(wrappers.trainer_start),
         "BasePPOTrainer.ppo_train": phase("ppo_train"),
@@ -83,6 +89,8 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "MultiTurnAgentExecutor.__init__": rewards.environment,
     },
     "openrlhf.utils.deepspeed.deepspeed": {
+        "DeepspeedStrategy.optimizer_step": training.optimizer_step,
+        "DeepspeedStrategy.load_ckpt": after(position.loaded),
         "DeepspeedStrategy.save_ckpt": phase("checkpoint"),
         "DeepspeedStrategy.save_model": phase("save_model"),
     },

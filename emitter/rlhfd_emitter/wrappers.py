@@ -75,7 +75,7 @@ def after(observe: Callable[[Process, Any], None]) -> Wrapper:
 def together(*wrappers: Wrapper) -> Wrapper:
     """All of ``wrappers`` round one original, the first outermost; each is a hook of its own."""
 
-    @reads(*(parameter for wrapper in wrappers for parameter in read_by(wrapper)))
+    @reads(*dict.fromkeys(parameter for wrapper in wrappers for parameter in read_by(wrapper)))
     def wrap(process: Process, original: Function) -> Function:
         whole = bound().name
         for wrapper in reversed(wrappers):
