@@ -15,6 +15,7 @@ from rlhfd_daemon.metrics.ppo import CRITIC, GONE, POLICY, ROLLOUT
 from rlhfd_daemon.metrics.ray import RAY
 from rlhfd_daemon.metrics.rewards import REWARD_CALLS
 from rlhfd_daemon.metrics.trainers import EVALUATION, SUPERVISED, TIMING
+from rlhfd_daemon.metrics.training import TRAINING
 
 __all__ = ["GROUPS", "TABLE", "find", "lookup"]
 
@@ -27,6 +28,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "SFT, reward model and DPO": SUPERVISED,
     "Computed from samples and experiences": EXPERIENCE,
     "Reward calls": REWARD_CALLS,
+    "Computed while policy and critic train": TRAINING,
     "GPUs": GPU,
     "Host": HOST,
     "Disks": DISKS,
