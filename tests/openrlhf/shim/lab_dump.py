@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import lab_dump_training  # noqa: F401 - what the model actors train on
 from lab_imports import after_import
 
 FIELDS = (
