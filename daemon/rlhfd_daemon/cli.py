@@ -120,14 +120,14 @@ def status_command(config: ConfigOption = None, json: JsonOption = False) -> Non
     """Show the running daemon, its runs and what is firing."""
     from rlhfd_daemon.app import control_socket_of
     from rlhfd_daemon.control import ask
-    from rlhfd_daemon.render import render
+    from rlhfd_daemon.render import console, render
 
     with one_line_errors():
         answer = ask(control_socket_of(read_config(config)[0]), "GET", "/api/v1/status")
         if json:
             typer.echo(msgspec.json.encode(answer).decode())
         else:
-            Console().print(render(answer))
+            console().print(render(answer))
 
 
 @app.command("mute")

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Optional
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from rlhfd_daemon.render import console
 
 __all__ = ["app", "table"]
 
@@ -61,7 +62,7 @@ def status_command(config: ConfigOption = None, json: JsonOption = False) -> Non
         return
     typer.echo(": ".join(part for part in (str(answer["state"] or "starting"), str(answer["detail"])) if part))
     if answer["gpus"]:
-        Console().print(table(answer["gpus"]))
+        console().print(table(answer["gpus"]))
 
 
 def table(gpus: list[dict[str, Any]]) -> Table:

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+PIPED_COLUMNS = 240  # rich would take 80 where there is no terminal, and cut what a script looks for
+
+
+def console() -> Console:
+    """For tables: as wide as the terminal; wide where the output goes to a file or a program."""
+    found = Console()
+    return found if found.is_terminal else Console(width=PIPED_COLUMNS)
+
+
+def plain(text: str) -> str:
+    """``text`` without what a terminal would obey: names come from outside."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def render(answer: dict[str, Any]) -> RenderableType:
@@ -43,10 +56,11 @@ def _alert_table(alerts: list[dict[str, Any]]) -> RenderableType:
         return Text("no alert is firing")
     table = Table(title="firing", title_justify="left")
     for column in ("run", "severity", "rule", "since step", "summary"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for alert in alerts:
-        cells = (alert["run"], alert["severity"], alert["rule"], str(alert["onset_step"]), alert["summary"])
-        table.add_row(*(Text(cell) for cell in cells))
+        step = "" if alert["onset_step"] is None else str(alert["onset_step"])
+        cells = (alert["run"], alert["severity"], alert["rule"], step, alert["summary"])
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 
 
@@ -55,7 +69,7 @@ def _run_table(run: dict[str, Any], now: float) -> RenderableType:
     muted = ", muted" if run["muted"] else ""
     trainer = run["trainer"] or "no metadata yet"
     title = f"{run['run']} ({trainer}, {state}{muted}, step {run['step']}, boot {run['boot'][:8]})"
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(plain(title)), title_justify="left")
     for column in ("role", "rank", "pid", "frames", "lost", "phase", "last seen"):
         table.add_column(column)
     for stream in run["streams"]:
@@ -63,5 +77,5 @@ def _run_table(run: dict[str, Any], now: float) -> RenderableType:
         seen = stream["ended"] or f"{now - stream['last_seen']:.0f} s ago"
         numbers = (str(stream[key]) for key in ("pid", "frames", "gaps"))
         cells = (stream["role"], rank, *numbers, stream["phase"] or "", seen)
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     return table

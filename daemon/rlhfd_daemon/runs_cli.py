@@ -10,11 +10,12 @@ from urllib.parse import urlencode
 
 import msgspec
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from rlhfd_daemon.errors import DaemonError
+from rlhfd_daemon.render import console, plain
 
 __all__ = ["runs_command", "runs_table", "topology_command", "topology_tables"]
 
@@ -30,7 +31,7 @@ def runs_command(run: RunArgument = None, config: ConfigOption = None, json: Jso
     if json:
         typer.echo(msgspec.json.encode(answer).decode())
         return
-    Console().print(runs_table(answer["runs"], answer["time"]))
+    console().print(runs_table(answer["runs"], answer["time"]))
     if run is not None:
         for line in _metadata(answer["runs"][-1]):
             typer.echo(line)
@@ -42,7 +43,7 @@ def topology_command(run: RunArgument = None, config: ConfigOption = None, json:
     if json:
         typer.echo(msgspec.json.encode(answer).decode())
     else:
-        Console().print(topology_tables(answer["runs"], answer["time"]))
+        console().print(topology_tables(answer["runs"], answer["time"]))
 
 
 def _ask(what: str, run: str | None, config: Path | None) -> dict[str, Any]:
@@ -63,10 +64,9 @@ def runs_table(runs: Sequence[Row], now: float) -> RenderableType:
     if not runs:
         return Text("no run has been seen")
     titles = ("run", "boot", "state", "step", "trainer", "algorithm", "model", "processes", "alerts", "started", "seen")
-    table = _table(titles)
+    rows = []
     for run in runs:
-        _add(
-            table,
+        rows.append(
             (
                 run["run"],
                 run["boot"][:8],
@@ -79,9 +79,9 @@ def runs_table(runs: Sequence[Row], now: float) -> RenderableType:
                 run["alerts"] or None,
                 _clock(run["first_seen"]),
                 _ago(now - run["last_seen"]),
-            ),
+            )
         )
-    return table
+    return _table(titles, rows)
 
 
 def topology_tables(runs: Sequence[Row], now: float) -> RenderableType:
@@ -93,11 +93,10 @@ def topology_tables(runs: Sequence[Row], now: float) -> RenderableType:
 
 def _topology(run: Row, now: float) -> RenderableType:
     titles = ("host", "role", "rank", "pid", "GPUs", "phase", "for", "method", "busy", "RSS", "seen")
-    table = _table(titles, title=f"{run['run']} ({'live' if run['live'] else 'over'}, step {run['step']}, "
-                                 f"boot {run['boot'][:8]})")  # fmt: skip
+    title = f"{run['run']} ({'live' if run['live'] else 'over'}, step {run['step']}, boot {run['boot'][:8]})"
+    rows = []
     for one in run["processes"]:
-        _add(
-            table,
+        rows.append(
             (
                 one["host"],
                 one["role"],
@@ -110,9 +109,9 @@ def _topology(run: Row, now: float) -> RenderableType:
                 None if one["busy_ratio"] is None else f"{100 * one['busy_ratio']:.0f} %",
                 None if one["rss_bytes"] is None else f"{one['rss_bytes'] / 2**30:.1f} GiB",
                 one["ended"] or _ago(now - one["last_seen"]),
-            ),
+            )
         )
-    return Group(table, *(Text(line) for line in _troubles(run["processes"])))
+    return Group(_table(titles, rows, title), *(Text(line) for line in _troubles(run["processes"])))
 
 
 def _troubles(processes: Iterable[Row]) -> Iterable[str]:
@@ -120,7 +119,7 @@ def _troubles(processes: Iterable[Row]) -> Iterable[str]:
     for one in processes:
         rank = "" if one["rank"] is None else f" rank {one['rank']}"
         for hook, text in one["hooks"].items() if one["ended"] is None else ():
-            yield _printable(f"{one['role']}{rank} (pid {one['pid']}): hook {hook} {text}")
+            yield plain(f"{one['role']}{rank} (pid {one['pid']}): hook {hook} {text}")
 
 
 def _metadata(run: Row) -> Iterable[str]:
@@ -132,11 +131,7 @@ def _metadata(run: Row) -> Iterable[str]:
     for section in ("versions", "args"):
         for name, value in sorted(dict(context.get(section) or {}).items()):
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            yield _printable(f"{section}: {name} = {text}")
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)
+            yield plain(f"{section}: {name} = {text}")
 
 
 def _state(run: Row) -> str:
@@ -146,15 +141,16 @@ def _state(run: Row) -> str:
     return f"ended: {', '.join(sorted(reasons))}" if reasons else "ended"
 
 
-def _table(titles: Iterable[str], title: str | None = None) -> Table:
-    table = Table(title=None if title is None else Text(title), title_justify="left")
-    for column in titles:
-        table.add_column(column)
+def _table(titles: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
+    """Columns of which nothing is known are left out, and what is too wide is folded, never cut off: people copy names
+    and pids from here."""
+    table = Table(title=None if title is None else Text(plain(title)), title_justify="left")
+    used = [at for at in range(len(titles)) if any(row[at] is not None for row in rows)]
+    for at in used:
+        table.add_column(titles[at], overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if row[at] is None else plain(str(row[at]))) for at in used))
     return table
-
-
-def _add(table: Table, cells: Iterable[object]) -> None:
-    table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
 def _clock(at: float) -> str:

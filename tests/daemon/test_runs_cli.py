@@ -18,6 +18,7 @@ from rlhfd_daemon.cli import app
 from rlhfd_daemon.observation import Subject
 from rlhfd_daemon.outlets.latest import Latest
 from rlhfd_daemon.ray_session import Unobserved
+from rlhfd_daemon.render import console
 from rlhfd_daemon.run_report import PROCESS, RunReport
 from rlhfd_daemon.runs import DAEMON_ROLE, Runs
 
@@ -56,13 +57,13 @@ class Known:
     def event(self, name: str, at: float = NOW, fields: Mapping[str, object] | None = None, **changes: Any) -> None:
         self.feed(at, kind="event", event=name, fields=dict(fields or {}), **changes)
 
-    def start(self, role: str, rank: int | None = None, **fields: object) -> None:
+    def start(self, role: str, rank: int | None = None, run: str = "r", **fields: object) -> None:
         start = {"hostname": "node-7", "cuda_visible_devices": "0,1", "world_size": 2, **fields}
-        self.event("process_start", role=role, rank=rank, fields=start)
+        self.event("process_start", run=run, role=role, rank=rank, fields=start)
 
 
-def printed(what: RenderableType) -> str:
-    console = Console(width=200, force_terminal=False)
+def printed(what: RenderableType, width: int = 200) -> str:
+    console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
         console.print(what)
     return capture.get()
@@ -192,6 +193,36 @@ def test_hostile_names_print_as_they_are() -> None:
     found["context"] = {"args": {"a\x1b[31m": "b\nc"}}
     (line,) = [one for one in runs_cli._metadata(found) if one.startswith("args")]
     assert line == "args: a [31m = b c"
+
+
+def test_names_do_not_command_the_terminal() -> None:
+    known = Known()
+    known.feed(NOW, run="a\x1b[2Jb\nc", role="r\x1b]0;title\x07", metrics={"a": 1.0})
+    text = printed(runs_cli.runs_table([the(known.report.runs(None))], NOW))
+    text += printed(runs_cli.topology_tables([the(known.report.topology(None))], NOW))
+    assert "a [2Jb c" in text
+    assert "r ]0;title" in text
+    assert not {"\x1b", "\x07"} & set(text)
+
+
+def test_nothing_is_cut_off_on_a_narrow_terminal_and_what_nobody_knows_has_no_column() -> None:
+    known = Known()
+    known.feed(NOW, run="grpo-qwen3-4b", role="PolicyModelActor", rank=0, metrics={"a": 1.0})
+    runs = printed(runs_cli.runs_table([the(known.report.runs(None))], NOW), 80)
+    topology = printed(runs_cli.topology_tables([the(known.report.topology(None))], NOW), 80)
+    assert "grpo-qwen3-4b" in runs
+    assert "PolicyModelActor" in topology
+    assert "algorithm" not in runs
+    assert "GPUs" not in topology
+    assert "…" not in runs + topology
+
+
+def test_a_pipe_gets_every_row_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    known = Known()
+    name = "ppo-" + "x" * 90
+    known.start("PolicyModelActor", 0, run=name)
+    console().print(runs_cli.runs_table([the(known.report.runs(None))], NOW))
+    assert name in capsys.readouterr().out
 
 
 def test_metadata_is_listed_name_by_name() -> None:
