@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from recorded import Feed
+from rlhfd_daemon.config import GpuConfig, PollersConfig
 from rlhfd_daemon.outlets import latest as module
+from rlhfd_daemon.outlets.all import lives
 from rlhfd_daemon.outlets.latest import Latest
 from rlhfd_daemon.runs import DAEMON_ROLE, Runs
 
@@ -19,7 +22,7 @@ Key = tuple[str | None, str | None, int | None, str]
 class Store:
     """A store with everything before it."""
 
-    def __init__(self, **bounds: int) -> None:
+    def __init__(self, **bounds: Any) -> None:
         self.runs = Runs()
         self.latest = Latest(self.runs, **bounds)
         self.feed = Feed(self.runs, self.latest)
@@ -115,6 +118,29 @@ def test_a_series_without_a_value_for_an_hour_disappears() -> None:
     assert store.at(NOW + 3700) == {("r", "trainer", 0, "often"): 2.0}
     store.feed(NOW + 3800, metrics={"once": 3.0})
     assert store.at(NOW + 3800)[("r", "trainer", 0, "once")] == 3.0
+
+
+def test_what_pollers_no_longer_see_is_gone_within_minutes() -> None:
+    store = Store(polled=lives(PollersConfig()))
+    store.feed(NOW, run="r", metrics={"gpu/0/own": 1.0})
+    store.observe(NOW, "r", {"process/PolicyModelActor-0/rss_bytes": 1.0, "phase/train/skew_seconds": 1.0})
+    store.observe(NOW, "node:h", {"gpu/0/power_watts": 300.0, "gpu/1/power_watts": 300.0, "disk/root/free_bytes": 9.0})
+    store.observe(NOW + 60, "node:h", {"gpu/0/power_watts": 310.0, "gpu/1/power_watts": 290.0})
+    store.observe(NOW + 140, "node:h", {"gpu/0/power_watts": 320.0})
+    store.feed(NOW + 140, run="r", metrics={"loss": 1.0})
+    names = {name for *_, name in store.at(NOW + 149)}
+    assert names == {
+        "gpu/0/own", "phase/train/skew_seconds", "gpu/0/power_watts", "disk/root/free_bytes", "loss"
+    }  # fmt: skip
+
+
+def test_a_long_interval_keeps_values_as_long() -> None:
+    slow = PollersConfig(gpu=GpuConfig(interval_seconds=250.0))
+    store = Store(polled=lives(slow))
+    store.observe(NOW, "node:h", {"gpu/0/power_watts": 300.0})
+    assert store.at(NOW + 800)
+    store.observe(NOW + 811, "node:h", {"host/load_1m": 1.0})
+    assert {name for *_, name in store.at(NOW + 821)} == {"host/load_1m"}
 
 
 def test_at_most_64_runs_are_shown_the_newest_and_those_that_live_first() -> None:

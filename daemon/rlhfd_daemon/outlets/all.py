@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rlhfd_daemon.config import Config
+from rlhfd_daemon.config import Config, PollersConfig
 from rlhfd_daemon.outlets.http import HttpServer, Renderer
 from rlhfd_daemon.outlets.latest import Latest
 from rlhfd_daemon.outlets.steps import Steps
 from rlhfd_daemon.pipeline import Sink
 from rlhfd_daemon.runs import Runs
 
-__all__ = ["Outlets"]
+__all__ = ["Outlets", "lives"]
+
+MISSED_POLLS, MISSED_SECONDS = 3, 60.0  # pollers pause for longer where the node is slow
+
+
+def lives(config: PollersConfig) -> dict[str, float]:
+    """For :class:`~rlhfd_daemon.outlets.latest.Latest`: by the first part of a name how long its value holds."""
+    gpu, processes = config.gpu.interval_seconds, config.processes.interval_seconds
+    intervals = {
+        "gpu": gpu,
+        "host": config.host.interval_seconds,
+        "disk": config.disks.interval_seconds,
+        "process": max(gpu, processes),
+        "cgroup": processes,
+    }
+    return {name: MISSED_SECONDS + MISSED_POLLS * interval for name, interval in intervals.items()}
 
 
 class Outlets:
@@ -28,7 +43,7 @@ class Outlets:
         status: Callable[[], dict[str, object]],
         unhealthy: Callable[[], str | None],
     ) -> None:
-        self.latest = Latest(runs)
+        self.latest = Latest(runs, polled=lives(config.pollers))
         self.steps = Steps(config.steps, Path(config.daemon.state_dir) / "runs", runs)
         self.http = HttpServer(config.http, environ, renderer=self._renderer, unhealthy=unhealthy)
         self._writes_steps = config.steps.enabled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,13 +49,18 @@ class _Launch:
 
 class Latest:
     """A sink. ``dropped_total`` are values left out because a bound was reached; nothing else forgets a value but an
-    hour without a newer one, a newer launch of the run, and a quarter of an hour after the run's end."""
+    hour without a newer one, a newer launch of the run, and a quarter of an hour after the run's end.
 
-    def __init__(self, runs: Runs, *, max_series: int = MAX_SERIES) -> None:
+    ``polled`` says for names by their first part (``gpu``) how many seconds without a newer value mean that pollers no
+    longer see what it is about: a lost GPU must not show its last temperature for an hour.
+    """
+
+    def __init__(self, runs: Runs, *, max_series: int = MAX_SERIES, polled: Mapping[str, float] | None = None) -> None:
         self.series = 0
         self.dropped_total = 0
         self._runs = runs
         self._max_series = max_series
+        self._polled = dict(polled or {})
         self._launches: dict[tuple[str, str], _Launch] = {}
         self._pruned_at = 0.0
 
@@ -135,17 +140,21 @@ class Latest:
         seen = {(run.run, run.boot) for run in self.runs(now)}
         self._launches = {key: launch for key, launch in self._launches.items() if key in seen}
         for launch in self._launches.values():
-            _forget_stale(launch, now - STALE_SECONDS)
+            self._forget_stale(launch, now)
         self.series = sum(launch.series for launch in self._launches.values())
 
-
-def _forget_stale(launch: _Launch, before: float) -> None:
-    """In place: a process may be about to get its next value."""
-    for samples in launch.processes.values():
-        for name in [name for name, sample in samples.items() if sample.time <= before]:
-            del samples[name]
-    launch.series = sum(map(len, launch.processes.values()))
-    launch.user_names &= {name for samples in launch.processes.values() for name in samples}
+    def _forget_stale(self, launch: _Launch, now: float) -> None:
+        """In place: a process may be about to get its next value."""
+        for (role, _), samples in launch.processes.items():
+            lives = self._polled if role == DAEMON_ROLE else {}
+            for name in [
+                name
+                for name, sample in samples.items()
+                if sample.time <= now - lives.get(name.partition("/")[0], STALE_SECONDS)
+            ]:
+                del samples[name]
+        launch.series = sum(map(len, launch.processes.values()))
+        launch.user_names &= {name for samples in launch.processes.values() for name in samples}
 
 
 def _is_node(run: str, role: str) -> bool:

@@ -102,7 +102,7 @@ class GpuPoller:
 
     async def stop(self) -> None:
         """End the child in order if it can be done in 1.5 s, else kill it."""
-        self._keeper.let_go()
+        self._let_go()
         await self._keeper.wait(1.5)
         self._keeper.kill()
         await self._keeper.wait(0.5)
@@ -139,8 +139,13 @@ class GpuPoller:
         elif self._keeper.may_begin and self._clock() >= self._probe_at:
             self._probe()
 
-    def _enter_release(self, now: float) -> None:
+    def _let_go(self) -> None:
+        """End the child; what it said last is no longer what is."""
         self._keeper.let_go()
+        self.telemetry.latest.clear()
+
+    def _enter_release(self, now: float) -> None:
+        self._let_go()
         until = self._release.until or now
         self._become("released", "until resumed" if math.isinf(until) else f"for {max(0, round(until - now))} s")
 
@@ -165,7 +170,7 @@ class GpuPoller:
             if self._keeper.child is not child:
                 return
         if gone:
-            self._keeper.let_go()
+            self._let_go()
             self._fail("unknown_error:child_died", f"the process that asks NVML ended with {child.exit_code}")
             return
         overdue = child.overdue()
@@ -178,7 +183,7 @@ class GpuPoller:
         now = self._clock()
         events_are_due = self._avoid.get(EVENTS, math.inf) <= now
         if now >= self._restart_at or events_are_due or nvidia.bus_ids(self._proc) != self._bus_ids:
-            self._keeper.let_go()
+            self._let_go()
             self._probe_at = now
         elif now >= self._read_at:
             self._avoid = {gpu: until for gpu, until in self._avoid.items() if until > now}
@@ -194,7 +199,7 @@ class GpuPoller:
         elif isinstance(message, Xid):
             self._seen.append(self.telemetry.xid(message))
         elif isinstance(message, Failure):
-            self._keeper.let_go()
+            self._let_go()
             self._fail(state_of(message.error), message.detail or message.error)
         elif self._keeper.child is not None:
             self._keeper.child.is_reading = False
@@ -217,7 +222,7 @@ class GpuPoller:
         self._unstick()
         if self.telemetry.is_mig_change_pending and now - self._mig_released_at > MIG_RELEASE_EVERY_SECONDS:
             self._mig_released_at = now
-            self._keeper.let_go()
+            self._let_go()
             self._probe_at = now + MIG_RELEASE_SECONDS
             self._become("released", f"for {MIG_RELEASE_SECONDS:.0f} s: a change of the MIG mode is pending")
         elif state == "ok":
@@ -227,7 +232,7 @@ class GpuPoller:
             self._fail(state, detail)
             self._restart_at = self._probe_at
             if state in ("reset_required", "no_devices"):
-                self._keeper.let_go()  # a reset needs everybody to let go
+                self._let_go()  # a reset needs everybody to let go
 
     def _remember_refusals(self, end: End, now: float) -> None:
         """What NVML refused is not asked again by the next child either, unless driver or GPUs have changed."""
@@ -244,7 +249,7 @@ class GpuPoller:
         if overdue.is_wait or overdue.gpu >= 0:
             self._avoid[EVENTS if overdue.is_wait else overdue.gpu] = self._clock() + AVOID_SECONDS
         child.kill()
-        self._keeper.let_go()
+        self._let_go()
         where = f" on GPU {overdue.gpu}" if overdue.gpu >= 0 else ""
         self._fail("stuck", f"{overdue.call or 'the child'}{where} has not answered for {overdue.seconds} s")
 
