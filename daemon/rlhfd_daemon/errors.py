@@ -15,6 +15,7 @@ __all__ = [
     "Problem",
     "StateError",
     "StateLocked",
+    "TraceError",
 ]
 
 
@@ -84,3 +85,9 @@ class ControlError(DaemonError):
 
 class DemoError(DaemonError):
     """The demo did not come to the end it promises."""
+
+
+class TraceError(DaemonError):
+    """A log of a run that cannot be read: what is wrong with it, where, and what to do instead."""
+
+    exit_code = 3

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from rlhfd_alerts.alert import Transition
 from rlhfd_alerts.content import body, canonical_json
 from rlhfd_alerts.grouping import group
 from rlhfd_alerts.lifecycle import Lifecycle
@@ -16,7 +17,9 @@ from rlhfd_daemon.frame import FrameError, decode
 from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.recording import read
 from rlhfd_daemon.runs import Peer, Runs
-from rlhfd_daemon.segment import Damage
+from rlhfd_daemon.segment import Damage, Record
+
+__all__ = ["play", "replay"]
 
 
 def replay(
@@ -34,21 +37,39 @@ def replay(
 
     :raises FrameLogError: there is nothing to read, or not one good record in it.
     """
-    runs, pipeline = Runs(), Pipeline(build(analyzers), Lifecycle())
-    before_ns: int | None = None
-    for record in read(log):
+    pipeline = Pipeline(build(analyzers), Lifecycle())
+    for transitions in play(log, _paced(read(log), speed, sleep), pipeline, damaged):
+        for notification in group(transitions):
+            yield canonical_json(body(notification))
+
+
+def play(
+    log: Path, records: Iterable[Record | Damage], pipeline: Pipeline, damaged: Callable[[Damage], None]
+) -> Iterator[list[Transition]]:
+    """What each of the ``records`` of ``log`` decides. See :func:`replay` for damages and errors."""
+    runs, is_empty = Runs(), True
+    for record in records:
         if isinstance(record, Damage):
             damaged(record)
             continue
-        if speed > 0 and before_ns is not None:
-            sleep(max(0, record.received_ns - before_ns) / 1e9 / speed)
-        before_ns = record.received_ns
+        is_empty = False
         try:
             frame = decode(record.payload)
         except FrameError:
             continue
         if runs.admit(frame, Peer(record.uid, record.pid), record.received_ns / 1e9):
-            for notification in group(pipeline.observe(frame, record.received_ns, record.id)):
-                yield canonical_json(body(notification))
-    if before_ns is None:
+            yield pipeline.observe(frame, record.received_ns, record.id)
+    if is_empty:
         raise FrameLogError(f"{log}: no recorded frame in it; is it a frame log?")
+
+
+def _paced(
+    records: Iterable[Record | Damage], speed: float, sleep: Callable[[float], None]
+) -> Iterator[Record | Damage]:
+    before_ns: int | None = None
+    for record in records:
+        if isinstance(record, Record):
+            if speed > 0 and before_ns is not None:
+                sleep(max(0, record.received_ns - before_ns) / 1e9 / speed)
+            before_ns = record.received_ns
+        yield record

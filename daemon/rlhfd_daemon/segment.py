@@ -17,8 +17,17 @@ from zlib import crc32
 from rlhfd_daemon.errors import FrameLogError
 
 __all__ = [
-    "MAX_PAYLOAD_BYTES", "RECORD_HEADER_BYTES", "SEGMENT_HEADER", "SEGMENT_HEADER_BYTES", "TORN_TAIL",
-    "Damage", "Record", "encode_record", "header_problem", "scan",
+    "MAGIC",
+    "MAX_PAYLOAD_BYTES",
+    "RECORD_HEADER_BYTES",
+    "SEGMENT_HEADER",
+    "SEGMENT_HEADER_BYTES",
+    "TORN_TAIL",
+    "Damage",
+    "Record",
+    "encode_record",
+    "header_problem",
+    "scan",
 ]  # fmt: skip
 
 MAGIC = b"RLHFDLOG"

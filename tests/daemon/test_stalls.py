@@ -213,7 +213,7 @@ def test_a_failed_reward_call_is_an_alert_with_what_went_wrong() -> None:
 
 def test_an_incident_without_an_end_ends_after_a_while() -> None:
     text = "{count} killed, {other}"
-    row = incident_table.Incident("oom", "oom", "node", Severity.WARNING, "m", text, "buy memory", key=("who",))
+    row = incident_table.Incident("oom", "oom", "system", Severity.WARNING, "m", text, "buy memory", key=("who",))
     analyzer = Incidents(IncidentsConfig(clear_after_seconds=60.0))
     analyzer._begins = {"oom": row}
     event = Happening("r", "b", "rlhfd", None, None, "oom", {"count": 2, "who": "x"}, 100.0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhfd_alerts.finding import Severity
+from rlhfd_daemon.analyzers.families import Family
 from rlhfd_daemon.runs import DAEMON_ROLE
 
 __all__ = ["INCIDENTS", "Incident"]
@@ -21,7 +22,7 @@ class Incident:
 
     begin: str
     rule: str
-    family: str
+    family: Family
     severity: Severity
     metric: str
     summary: str
@@ -39,7 +40,7 @@ INCIDENTS: tuple[Incident, ...] = (
         begin="phase_stalled",
         ends=("phase_resumed",),
         rule="stalled_phase",
-        family="absence",
+        family="stall",
         severity=Severity.CRITICAL,
         metric="phase/{phase}/seconds",
         summary="{phase} of {role} rank {rank} (pid {pid} on {host}) has been running for {seconds} s, usually at "
@@ -55,7 +56,7 @@ INCIDENTS: tuple[Incident, ...] = (
         begin="heartbeat_lost",
         ends=("heartbeat_back", "stream_end", "actor_death"),
         rule="heartbeat_lost",
-        family="absence",
+        family="stall",
         severity=Severity.CRITICAL,
         metric="heartbeat",
         summary="{role} rank {rank} (pid {pid} on {host}) exists but has been silent for {seconds} s{suspects_text}",
@@ -69,7 +70,7 @@ INCIDENTS: tuple[Incident, ...] = (
         begin="actor_death",
         ends=("actor_restart",),
         rule="actor_death",
-        family="absence",
+        family="system",
         severity=Severity.CRITICAL,
         metric="actor",
         summary="{role} rank {rank} (pid {pid} on {host}) is gone: {cause}; last seen in {last_phase}",
@@ -98,7 +99,7 @@ INCIDENTS: tuple[Incident, ...] = (
     Incident(
         begin="oom_kill",
         rule="oom_kill",
-        family="node",
+        family="system",
         severity=Severity.CRITICAL,
         metric="host/oom_kills_total",
         summary="the kernel killed {count} processes for want of memory",
@@ -109,7 +110,7 @@ INCIDENTS: tuple[Incident, ...] = (
     Incident(
         begin="clock_stepped",
         rule="clock_stepped",
-        family="node",
+        family="system",
         severity=Severity.INFO,
         metric="clock",
         summary="the wall clock was set {direction} by {seconds} s",
@@ -121,7 +122,7 @@ INCIDENTS: tuple[Incident, ...] = (
         begin="mount_stuck",
         ends=("mount_back",),
         rule="mount_stuck",
-        family="node",
+        family="system",
         severity=Severity.WARNING,
         metric="mount",
         summary="the file system at {mount} has not answered for {seconds} s",
@@ -133,7 +134,7 @@ INCIDENTS: tuple[Incident, ...] = (
         begin="gpu_lost",
         ends=("gpu_back",),
         rule="gpu_lost",
-        family="gpu",
+        family="system",
         severity=Severity.CRITICAL,
         metric="gpu",
         summary="GPU {gpu} ({name}) is lost: {reason}",
@@ -144,7 +145,7 @@ INCIDENTS: tuple[Incident, ...] = (
     Incident(
         begin="gpu_xid",
         rule="gpu_xid",
-        family="gpu",
+        family="system",
         severity=Severity.WARNING,
         metric="gpu",
         summary="GPU {gpu} reports XID {xid}: {meaning}",
@@ -157,7 +158,7 @@ INCIDENTS: tuple[Incident, ...] = (
         begin="gpu_telemetry_stuck",
         ends=("gpu_telemetry_resumed",),
         rule="gpu_telemetry_stuck",
-        family="gpu",
+        family="system",
         severity=Severity.WARNING,
         metric="gpu",
         summary="NVML's {call} on GPU {gpu} does not return, for {seconds} s now",

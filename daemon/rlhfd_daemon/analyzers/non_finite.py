@@ -69,7 +69,7 @@ class NonFinite:
             run=sample.run,
             boot=sample.boot,
             rule=RULE,
-            family="non_finite",
+            family="nonfinite",
             metric=sample.name,
             severity=Severity.CRITICAL,
             active=state.active,

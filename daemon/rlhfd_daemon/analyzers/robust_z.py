@@ -11,6 +11,7 @@ from functools import lru_cache
 from statistics import median
 
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.families import family_of
 from rlhfd_daemon.analyzers.remedies import remedy
 from rlhfd_daemon.analyzers.series import Evidence, SeriesTable, at_step, labels
 from rlhfd_daemon.config import RobustZConfig
@@ -169,7 +170,7 @@ class RobustZ:
             run=sample.run,
             boot=sample.boot,
             rule=RULE,
-            family="level",
+            family=family_of(sample.name),
             metric=sample.name,
             severity=Severity.WARNING,
             active=state.active,
