@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -263,7 +264,8 @@ def test_promise_F3_release_answers_when_no_handle_is_open_and_resume_reads_agai
         assert (answer["state"], answer["released"], answer["holders"]) == ("released", True, [])
         assert nvml.open_handles == 0
         assert stat(child) is None
-        assert [gpu["metrics"] for gpu in answer["gpus"]] == [{}, {}]  # unknown now, not as before
+        gpus = cast("list[dict[str, object]]", answer["gpus"])
+        assert [gpu["metrics"] for gpu in gpus] == [{}, {}]  # unknown now, not as before
         for _ in range(10):
             poller.tick()
         assert nvml.calls("nvmlInit") == 1

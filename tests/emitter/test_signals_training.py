@@ -15,9 +15,9 @@ import pytest
 
 from experiences import maker, tensor
 from openrlhf import recomputed_training
+from rlhfd_emitter.hook import MAX_FAILURES
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import position, training
-from rlhfd_emitter.signals.groups import MAX_FAILURES
 from rlhfd_emitter.signals.totals import Totals, read
 from rlhfd_emitter.signals.training import Training
 from rlhfd_emitter.wrappers import before
