@@ -20,7 +20,7 @@ __all__ = ["RunReport"]
 
 PROCESS = (
     "host", "role", "rank", "world_size", "process", "pid", "gpus", "phase", "phase_since", "method", "busy_ratio",
-    "rss_bytes", "step", "last_seen", "ended",
+    "rss_bytes", "step", "hooks", "last_seen", "ended",
 )  # fmt: skip
 
 # Argument names from 0.10.2 on, and the flat ones before.
@@ -135,7 +135,8 @@ class RunReport:
         for one in self._unobserved():
             if one.subject == Subject(run.run, run.boot):
                 known = {"host": socket.gethostname(), "role": one.role, "process": one.process, "pid": one.pid,
-                         "method": one.method, "busy_ratio": one.busy_ratio, "last_seen": time.time()}  # fmt: skip
+                         "method": one.method, "busy_ratio": one.busy_ratio, "hooks": {},
+                         "last_seen": time.time()}  # fmt: skip
                 yield {**dict.fromkeys(PROCESS), **known}
 
     def _value(self, run: Run, process: str | None, what: str) -> float | None:
