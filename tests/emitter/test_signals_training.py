@@ -92,6 +92,19 @@ def test_values_of_made_up_calls_equal_their_recomputation(seed: int, kind: str,
     assert recorder(process).events == []
 
 
+def test_what_is_masked_is_neither_the_greatest_nor_the_least_ratio(process: Process) -> None:
+    for logs in (0.5, -0.5):
+        call = policy_call((logs, -1, 1), (0, -1, 1))
+        call["0/action_mask"][0][1] = 0
+        values = run(process, "policy", call)
+        assert (values["rlhfd/ratio/min"], values["rlhfd/ratio/max"]) == pytest.approx((math.exp(logs),) * 2)
+
+
+def test_what_rounding_does_to_a_value_within_the_clip_is_no_clipping(process: Process) -> None:
+    assert 0.4 + (0.1 - 0.4) < 0.1
+    assert run(process, "critic", critic_call((0.1, 0.4, 0.1), clip=0.5))["rlhfd/critic/value_clipped_ratio"] == 0
+
+
 def test_with_gspo_no_token_has_a_ratio_of_its_own(process: Process) -> None:
     values = run(process, "policy", policy_call((0.5, -1, 1), low=0.2, high=0.2), policy_loss_type="gspo")
     assert [name for name in values if "ratio" in name] == []
@@ -107,8 +120,7 @@ def test_the_one_clip_bound_of_0_8_0_is_both_and_without_a_bound_nothing_is_clip
 
 
 def test_returns_that_are_all_equal_explain_nothing(process: Process) -> None:
-    returns = float(np.float32(0.1))
-    values = run(process, "critic", critic_call(*[(each, 0, returns) for each in range(7)]))
+    values = run(process, "critic", critic_call(*[(each, 0, 0.1) for each in range(10)]))
     assert "rlhfd/critic/explained_variance" not in values
     assert recorder(process).events == []
 
