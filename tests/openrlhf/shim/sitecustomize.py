@@ -105,3 +105,6 @@ if any(name.startswith("LAB_") for name in os.environ):
 
 if os.environ.get("LAB_DUMP"):
     import lab_dump  # noqa: F401
+
+if os.environ.get("LAB_OVERHEAD"):
+    import lab_overhead  # noqa: F401
