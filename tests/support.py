@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from rlhfd_daemon.control import ask
 from rlhfd_daemon.errors import ControlError
@@ -26,8 +26,9 @@ QUIET = {
 }
 
 
-def wait_for(condition: Callable[[], T], timeout: float = 15.0) -> T:
-    """What ``condition`` returns as soon as it is true; ``TimeoutError`` with its last value otherwise."""
+def wait_for(condition: Callable[[], T], timeout: float = 30.0) -> T:
+    """What ``condition`` returns as soon as it is true; ``TimeoutError`` with its last value otherwise. Patient: a test
+    may share its two cores with ten others."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -38,6 +39,8 @@ def wait_for(condition: Callable[[], T], timeout: float = 15.0) -> T:
 
 class DaemonProcess:
     """`rlhfd daemon` on a state directory and a socket under ``directory``; may be killed and started again."""
+
+    started: ClassVar[list[DaemonProcess]] = []
 
     def __init__(self, directory: Path, config: str = "", environ: Mapping[str, str] | None = None) -> None:
         self.directory = directory
@@ -63,8 +66,17 @@ class DaemonProcess:
                 stderr=log,
                 env=self.environ,
             )
-        wait_for(self._answers, 20)
+        self.started.append(self)
+        wait_for(self._answers, 60)
         return self
+
+    @classmethod
+    def kill_all(cls) -> None:
+        """What a test that failed has left behind."""
+        for daemon in cls.started:
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.kill()
+        cls.started.clear()
 
     def _answers(self) -> bool:
         assert self.process is not None

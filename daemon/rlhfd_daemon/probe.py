@@ -24,6 +24,7 @@ __all__ = ["Prober", "Stuck"]
 COMMAND = (sys.executable, "-I", "-S", str(Path(__file__).with_name("probe_child.py")))
 STOP_SECONDS = 0.5
 MAX_ANSWER_BYTES = 1 << 20
+_unreaped: list[subprocess.Popen[bytes]] = []  # killed, but not gone within STOP_SECONDS
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class _Child:
     """One process, which answers one question at a time."""
 
     def __init__(self) -> None:
+        _unreaped[:] = [one for one in _unreaped if one.poll() is None]
         # A group of its own, so that Ctrl-C does not reach it.
         self._process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", bufsize=0,
@@ -89,8 +91,10 @@ class _Child:
     def kill(self) -> None:
         """One that hangs in the kernel stays, but holds nothing of ours."""
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            _unreaped.append(self._process)
         self._stdin.close()
         self._stdout.close()
 

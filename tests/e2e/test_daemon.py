@@ -63,6 +63,7 @@ class Hook:
 @pytest.fixture(autouse=True)
 def _no_daemon_is_left_behind() -> Iterator[None]:
     yield
+    DaemonProcess.kill_all()
     for child in psutil.Process().children():
         child.kill()
 
@@ -157,6 +158,7 @@ def test_sigterm_ends_it_cleanly_within_seconds_and_the_next_start_has_everythin
     assert (after["runs"][0]["run"], after["runs"][0]["step"]) == ("ppo", 51)
     assert daemon.streams()[emitter.stream]["frames"] == 51
     emitter.emit(52, {"train/loss": 1.0})
+    wait_for(lambda: len(daemon.frames()) == 52)  # it has found the new daemon: its goodbye waits 2 s only
     emitter.close()
     wait_for(lambda: len(daemon.frames()) == 53)
     assert [frame.seq for frame in daemon.frames()] == list(range(1, 54))
@@ -187,8 +189,10 @@ def test_an_alert_under_way_at_kill_9_arrives_after_the_restart_with_the_same_id
     assert second.body == first.body
     verified(second)
     wait_for(lambda: daemon.status()["targets"]["ops"].get("delivered") == 1)
+    emitter.emit(3, {"train/loss": 1.0})
+    wait_for(lambda: len(daemon.frames()) == 3)  # it has found the new daemon: its goodbye waits 2 s only
     emitter.close()
-    wait_for(lambda: len(daemon.frames()) == 3)
+    wait_for(lambda: len(daemon.frames()) == 4)
     assert len(hook.requests) == 2
     daemon.stop()
 
@@ -202,7 +206,7 @@ def test_frames_sent_while_it_is_killed_again_and_again_are_all_recorded_once(sh
         wait_for(lambda: len(daemon.frames()) > round_ * 300)  # noqa: B023 - called before the next round
         daemon.kill()
         daemon.start()
-    wait_for(lambda: len(daemon.frames()) >= 900, 20)
+    wait_for(lambda: len(daemon.frames()) >= 900, 60)
     emitter.close()
     assert [frame.seq for frame in daemon.frames()][:900] == list(range(1, 901))
     assert emitter.drops == {}
