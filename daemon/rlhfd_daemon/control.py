@@ -130,8 +130,8 @@ class ControlServer:
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
 
-async def _request(path: Path, method: str, url: str, body: object = None) -> dict[str, object]:
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+async def _request(path: Path, method: str, url: str, body: object, seconds: float) -> dict[str, object]:
+    timeout = aiohttp.ClientTimeout(total=seconds)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session:
         data = None if body is None else msgspec.json.encode(body)
         async with session.request(method, f"http://rlhfd{url}", data=data) as response:
@@ -141,13 +141,15 @@ async def _request(path: Path, method: str, url: str, body: object = None) -> di
             return answer
 
 
-def ask(path: Path, method: str, url: str, body: object = None) -> dict[str, object]:
+def ask(
+    path: Path, method: str, url: str, body: object = None, *, seconds: float = TIMEOUT_SECONDS
+) -> dict[str, object]:
     """One request to the daemon behind the control socket at ``path``.
 
-    :raises ControlError: no daemon, no permission, no answer within 5 s, or a refusal.
+    :raises ControlError: no daemon, no permission, no answer within ``seconds``, or a refusal.
     """
     try:
-        return asyncio.run(_request(path, method, url, body))
+        return asyncio.run(_request(path, method, url, body, seconds))
     except aiohttp.ClientConnectorError as error:
         raise ControlError(f"no daemon answers at {path}: {error.os_error.strerror}; is it running?") from error
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError, msgspec.MsgspecError) as error:

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from rlhfd_daemon.render import console
 
-__all__ = ["app", "table"]
+__all__ = ["PATIENCE_SECONDS", "app", "table"]
 
 HELD = 1
+PATIENCE_SECONDS = 15.0  # a release waits 8 s for a child that hangs
 GIB = 1 << 30
 
 app = typer.Typer(help="The GPUs of the node, as the daemon sees them.", no_args_is_help=True)
@@ -91,7 +92,7 @@ def _ask(method: str, url: str, config: Path | None, body: object = None) -> dic
     from rlhfd_daemon.control import ask
 
     with one_line_errors():
-        return ask(control_socket_of(read_config(config)[0]), method, url, body)
+        return ask(control_socket_of(read_config(config)[0]), method, url, body, seconds=PATIENCE_SECONDS)
 
 
 def _print_json(answer: dict[str, Any]) -> None:

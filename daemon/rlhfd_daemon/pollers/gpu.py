@@ -29,7 +29,8 @@ __all__ = ["GpuPoller"]
 AVOID_SECONDS = 600.0  # a GPU on which a call hung; the wait for XIDs if that hung
 MIG_RELEASE_SECONDS, MIG_RELEASE_EVERY_SECONDS = 60.0, 600.0
 REFUSED_SECONDS = 3600.0
-RELEASE_SECONDS = 4.0  # within the command line's own patience
+# Within the command line's own patience, and longer than it takes to kill a child (3.5 s) and to give it up (3 s more).
+RELEASE_SECONDS = 8.0
 EVENTS = -1  # the wait for XIDs, where GPUs are numbered
 log = structlog.get_logger()
 
@@ -85,7 +86,7 @@ class GpuPoller:
 
     async def release(self, seconds: float | None) -> dict[str, object]:
         """Let go of all GPUs, for ``seconds`` or until :meth:`resume`; answers when nobody of ours holds them, or
-        after 4 s with the ``holders`` that hang. Holds across restarts. :raises OSError: that could not be stored."""
+        after 8 s with the ``holders`` that hang. Holds across restarts. :raises OSError: that could not be stored."""
         try:
             self._release.begin(math.inf if seconds is None else time.time() + seconds)
         finally:
