@@ -39,12 +39,12 @@ class Coverage:
     metrics: set[str] = field(default_factory=set)
 
     def take(self, frame: Frame, samples: Sequence[Sample]) -> None:
-        if frame.role == DAEMON_ROLE or not samples:
+        if frame.role == DAEMON_ROLE or not frame.metrics:
             return
         if frame.step is not None and (self.last_step is None or frame.step > self.last_step):
             self.steps, self.last_step = self.steps + 1, frame.step
         if len(self.metrics) < MAX_COUNTED:
-            self.metrics.update(sample.name for sample in samples)
+            self.metrics.update(frame.metrics)
 
 
 class Check:

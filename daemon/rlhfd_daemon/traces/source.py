@@ -17,6 +17,7 @@ __all__ = ["HEAD_BYTES", "Line", "Source"]
 
 HEAD_BYTES = 1 << 18
 MAX_LINE_BYTES = 16 << 20
+BOM = b"\xef\xbb\xbf"
 GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _BROKEN = (OSError, zlib.error, lzma.LZMAError)  # gzip.BadGzipFile is an OSError
 
@@ -54,7 +55,7 @@ class Source:
                 raise TraceError(f"{self.path}: damaged archive or unreadable file: {error}") from error
         if not taken:
             raise TraceError(f"{self.path}: empty; has the run logged anything yet?")
-        return taken
+        return taken.removeprefix(BOM)
 
     def open(self) -> IO[bytes]:
         """The unpacked bytes. :class:`TraceError` for what is no regular file or may not be read."""
@@ -99,7 +100,7 @@ class Source:
                         raw = self._line(file, number)
                     continue
                 if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                    raw = raw.removeprefix(BOM)
                 yield Line(number, raw.decode("utf-8", "replace").rstrip("\r\n"), raw.endswith(b"\n"))
 
     def _line(self, file: IO[bytes], after: int) -> bytes:

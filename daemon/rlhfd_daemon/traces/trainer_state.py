@@ -23,7 +23,7 @@ class TrainerState:
 
     def claims(self, head: bytes) -> bool:
         """A JSON object with the key, or one that begins with a line of its own; or a list of objects."""
-        start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+        start = head.lstrip()
         first = start.split(b"\n", 1)[0].strip()
         if start.startswith(b"["):
             return b"{" in start[:100]
