@@ -5,14 +5,16 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
 from rlhfd_daemon.errors import DaemonError, TraceError
-from rlhfd_daemon.traces import Damaged
+
+if TYPE_CHECKING:
+    from rlhfd_daemon.traces import Damaged
 
 __all__ = ["CheckCommand", "check_command"]
 

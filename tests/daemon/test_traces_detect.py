@@ -73,6 +73,18 @@ def test_frame_logs_are_known_as_folder_as_segment_and_packed(tmp_path: Path) ->
     assert find(tmp_path / "packed") == FrameTrace(tmp_path / "packed")
 
 
+def test_a_state_directory_is_its_frame_log_and_rotated_step_files_are_one_log(tmp_path: Path) -> None:
+    folder = frame_log(tmp_path / "frames")
+    steps = tmp_path / "steps" / "run" / "boot"
+    steps.mkdir(parents=True)
+    for name in ("steps.jsonl", "steps.1.jsonl"):
+        (steps / name).write_text('{"step": 1, "a": 1}\n')
+    assert find(tmp_path) == FrameTrace(folder)
+    found = find(tmp_path / "steps")
+    assert isinstance(found, RowTrace)
+    assert found.files == (steps / "steps.1.jsonl", steps / "steps.jsonl")
+
+
 def test_event_files_of_one_folder_are_one_log_in_order_of_time(tmp_path: Path) -> None:
     files = [copied(EVENTS, tmp_path / "tb" / "run" / f"events.out.tfevents.{time}.host") for time in (900, 1700, 20)]
     found = find(tmp_path)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from rlhfd_daemon.errors import TraceError
+from rlhfd_daemon.outlets.step_files import CURRENT, PREVIOUS
 from rlhfd_daemon.traces import frames
 from rlhfd_daemon.traces.csv import Csv
 from rlhfd_daemon.traces.jsonl import Jsonl
@@ -78,6 +79,8 @@ def find(path: Path) -> RowTrace | FrameTrace:
     """
     if not path.is_dir():
         return _of_file(path)
+    if frames.is_log(path / "frames"):
+        return FrameTrace(path / "frames")  # the daemon's state directory, which holds the same in other forms, too
     found = list(_in_folder(path))
     if len(found) == 1:
         return found[0]
@@ -115,7 +118,14 @@ def _in_folder(folder: Path) -> Iterator[RowTrace | FrameTrace]:
     newest = {file.parent.parent if _CHECKPOINT.fullmatch(file.parent.name) else file.parent: file
               for file in sorted(states, key=_checkpoint)}  # fmt: skip
     yield from (RowTrace(TrainerState(), file, (file,)) for file in newest.values())
-    yield from (_of_file(file) for file in files if _LOG_NAME.search(file.name) and file.stat().st_size)
+    rotated = {
+        file.with_name(CURRENT): file for file in files if file.name == PREVIOUS and file.with_name(CURRENT) in files
+    }
+    for file in files:
+        if _LOG_NAME.search(file.name) and file not in rotated.values() and file.stat().st_size:
+            found = _of_file(file)
+            before = rotated.get(file)
+            yield replace(found, files=(before, file)) if before and isinstance(found, RowTrace) else found
 
 
 def _files(folder: Path) -> list[Path]:
