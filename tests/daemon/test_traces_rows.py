@@ -11,6 +11,7 @@ import lzma
 import math
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,48 @@ def test_a_file_of_a_real_logger_with_a_damaged_middle_says_so_and_gives_the_res
     assert 10 < len(rows) <= 60
     if "wandb" in name:
         assert steps_of(rows)[-1] == 60
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A protobuf field of bytes."""
+    size = len(data)
+    length = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14])
+    key = number << 3 | 2
+    return (bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])) + length + data
+
+
+def leveldb(records: list[bytes]) -> bytes:
+    """As LevelDB's log format has it, after wandb's header."""
+    out = bytearray(b":W&B\xe1\xbe\x00")
+    for rest in records:
+        is_first, is_last = True, False
+        while not is_last:
+            room = 32768 - len(out) % 32768
+            if room < 7:
+                out += bytes(room)
+                continue
+            part, rest = rest[: room - 7], rest[room - 7 :]
+            is_last = not rest
+            kind = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[is_first, is_last]
+            out += struct.pack("<IHB", zlib.crc32(part, zlib.crc32(bytes([kind]))), len(part), kind) + part
+            is_first = False
+    return bytes(out)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 50_000])
+def test_wandb_records_across_blocks_are_put_together_wherever_they_begin(padding: int, tmp_path: Path) -> None:
+    def history(step: int, text: int) -> bytes:
+        values = {"_step": step, "a": step / 2, "text": "x" * text}
+        items = [field(2, key.encode()) + field(16, json.dumps(value).encode()) for key, value in values.items()]
+        return field(2, b"".join(field(1, item) for item in items))
+
+    # Lengths that differ by one each bring a record's beginning to every place of a block.
+    count = 2000 if padding < 9 else 90
+    path = written(tmp_path, leveldb([history(step, padding + step % 97) for step in range(count)]))
+    _, rows, damages = read(path)
+    assert damages == []
+    assert steps_of(rows) == list(range(count))
+    assert all(row.metrics == {"a": (row.step or 0) / 2} for row in rows)
 
 
 def test_json_lines_keep_file_order_and_name_damaged_lines(tmp_path: Path) -> None:
