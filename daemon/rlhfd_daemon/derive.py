@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.runs import DAEMON_ROLE
 
-__all__ = ["Derivation", "Derived", "ratios"]
+__all__ = ["RATIOS", "Derivation", "Derived", "ratios"]
 
 MAX_ROUNDS = 16  # of one role's phase that wait for their last rank
 MAX_KINDS = 4096

@@ -227,6 +227,16 @@ def test_more_metrics_than_a_frame_holds_are_all_read(tmp_path: Path) -> None:
     assert f"2 steps of {count} metrics" in checked(path)[1]
 
 
+def test_ratios_that_a_step_file_holds_already_are_not_counted_twice(tmp_path: Path) -> None:
+    rows = list(run())
+    plain = alerts(jsonl(tmp_path / "run.jsonl", rows))
+    assert any(one["metric"] == "rlhfd/ratio_of/kl_policy_loss" for one in plain)
+    with_ratios = [
+        {**row, "rlhfd/ratio_of/kl_policy_loss": 7.0, "rlhfd/ratio_of/value_policy_loss": 7.0} for row in rows
+    ]
+    assert alerts(jsonl(tmp_path / "run.jsonl", with_ratios)) == plain
+
+
 def test_a_resumed_run_keeps_its_order_and_is_not_counted_twice(tmp_path: Path) -> None:
     rows = list(run(50))
     path = jsonl(tmp_path / "run.jsonl", rows + rows[30:])
