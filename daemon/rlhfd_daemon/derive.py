@@ -77,7 +77,7 @@ class Derivation:
         if frame.event == "phase_begin":
             self._begin(frame)
         elif frame.event == "phase_end":
-            return list(self._end(frame))
+            return self._end(frame)
         elif frame.event == "process_start":
             self._start((frame.run, frame.boot, frame.role), frame.fields.get("world_size"))
         elif frame.event == "run_context" and frame.role == DAEMON_ROLE:
@@ -111,11 +111,14 @@ class Derivation:
         while len(kind.rounds) > MAX_ROUNDS:
             kind.rounds.popitem(last=False)
 
-    def _end(self, frame: Frame) -> Iterator[Derived]:
+    def _end(self, frame: Frame) -> list[Derived]:
         phase, seconds = str(frame.fields.get("phase")), frame.fields.get("seconds")
         if not isinstance(seconds, (int, float)):
-            return
-        yield Derived(frame.role, frame.rank, frame.step, f"phase/{phase}/seconds", float(seconds))
+            return []
+        took = Derived(frame.role, frame.rank, frame.step, f"phase/{phase}/seconds", float(seconds))
+        return [took, *self._skews(frame, phase, float(seconds))]
+
+    def _skews(self, frame: Frame, phase: str, seconds: float) -> Iterator[Derived]:
         kind = self._kinds.get((frame.run, frame.boot, frame.role, phase))
         if kind is None or frame.rank is None:
             return
@@ -123,7 +126,7 @@ class Derivation:
         current = kind.rounds.get(number)
         if current is None:
             return
-        current.took[frame.rank] = float(seconds)
+        current.took[frame.rank] = seconds
         if len(current.took) == self._sizes.get((frame.run, frame.boot, frame.role)):
             del kind.rounds[number]
             for name, value in _skew(current):

@@ -70,6 +70,7 @@ class FrameError(DaemonError):
 # msgspec lets Python's own error through where a text is not UTF-8.
 _NOT_READABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
+_SCALARS = frozenset((type(None), str, bool, int, float))
 _decode = msgspec.msgpack.Decoder(Frame).decode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_link = msgspec.msgpack.Decoder(Link).decode
@@ -96,7 +97,7 @@ def decode(payload: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Frame:
         raise FrameError("version", f"wire version {frame.v}; this daemon reads version {VERSION}", **where)  # type: ignore[arg-type]
     if frame.kind == "event" and not frame.event:
         raise FrameError("schema", "an event without `event`", **where)  # type: ignore[arg-type]
-    if not _is_plain(frame.fields, MAX_DEPTH):
+    if not (_SCALARS.issuperset(map(type, frame.fields.values())) or _is_plain(frame.fields, MAX_DEPTH)):
         raise FrameError("nesting", f"`fields` is deeper than {MAX_DEPTH} or holds a non-plain type", **where)  # type: ignore[arg-type]
     return frame
 

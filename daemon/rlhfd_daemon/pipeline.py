@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from rlhfd_alerts.alert import Transition
@@ -39,31 +39,34 @@ class Pipeline:
 
     def observe(self, frame: Frame, received_ns: int, record_id: int) -> list[Transition]:
         """What this frame decides; ``received_ns`` is the daemon's time of receipt, from the record."""
-        observed = (self.lifecycle.observe(found, record_id) for found in self._findings(frame, received_ns, record_id))
+        findings = self._findings(frame, received_ns, record_id)
+        if not findings:
+            return []
+        observed = (self.lifecycle.observe(found, record_id) for found in findings)
         return [transition for transition in observed if transition is not None]
 
     def warm_up(self, frame: Frame, received_ns: int, record_id: int) -> None:
         """Feed the analyzers with a frame that was decided on before the restart; what they find is known."""
-        for _ in self._findings(frame, received_ns, record_id):
-            pass
+        self._findings(frame, received_ns, record_id)
 
-    def _findings(self, frame: Frame, received_ns: int, record_id: int) -> Iterator[Finding]:
+    def _findings(self, frame: Frame, received_ns: int, record_id: int) -> list[Finding]:
+        findings: list[Finding] = []
         if received_ns - self._ticked_ns >= TICK_NS:
             self._ticked_ns = received_ns
             for analyzer in self.analyzers:
-                yield from analyzer.tick(received_ns / 1e9)
+                findings += analyzer.tick(received_ns / 1e9)
         samples = self._interpreter.samples(frame, received_ns, record_id)
         for sink in self._sinks:
             sink.take(frame, samples)
         for sample in samples:
             for analyzer in self.analyzers:
-                yield from analyzer.observe(sample)
+                findings += analyzer.observe(sample)
         if frame.event is not None:
-            yield from self._happened(frame, frame.event, received_ns / 1e9, record_id)
+            happening = _happening(frame, frame.event, received_ns / 1e9, record_id)
+            for analyzer in self.analyzers:
+                findings += analyzer.happened(happening)
+        return findings
 
-    def _happened(self, frame: Frame, name: str, time: float, record_id: int) -> Iterable[Finding]:
-        happening = Happening(
-            frame.run, frame.boot, frame.role, frame.rank, frame.step, name, frame.fields, time, record_id
-        )
-        for analyzer in self.analyzers:
-            yield from analyzer.happened(happening)
+
+def _happening(frame: Frame, name: str, time: float, record_id: int) -> Happening:
+    return Happening(frame.run, frame.boot, frame.role, frame.rank, frame.step, name, frame.fields, time, record_id)

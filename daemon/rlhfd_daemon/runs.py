@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhfd_daemon.frame import Frame, Link
 from rlhfd_daemon.stream_hooks import follow_hooks, summary_of
@@ -27,8 +27,7 @@ class Peer:
     pid: int = -1
 
 
-@dataclass(frozen=True)
-class OpenPhase:
+class OpenPhase(NamedTuple):
     """A phase that began and has not ended: ``since`` in Unix seconds by the daemon's clock, ``since_mono_ns`` by the
     emitter's monotonic clock, which is the node's."""
 
@@ -143,8 +142,10 @@ class Runs:
         known = self.streams.get(frame.stream)
         if known is None:
             return False
-        same_user = known.peer.uid in (-1, peer.uid) or peer.uid == -1
-        return not same_user or (known.run, known.boot, known.role) != (frame.run, frame.boot, frame.role)
+        owner = known.peer.uid
+        same_user = owner == peer.uid or owner == -1 or peer.uid == -1
+        same_place = known.run == frame.run and known.boot == frame.boot and known.role == frame.role
+        return not (same_user and same_place)
 
     def admit(self, frame: Frame, peer: Peer, now: float, link: Link | None = None) -> bool:
         """Take note of ``frame``, received at ``now`` (Unix seconds). False if it is not to be taken: a ping, seen

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Sample(msgspec.Struct, frozen=True, gc=False):
     """``time`` in Unix seconds by the daemon's clock; ``step`` the training step, ``None`` where there is none.
     ``record_id`` is the frame-log record it came from."""
 

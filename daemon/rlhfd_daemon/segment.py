@@ -43,6 +43,7 @@ SEGMENT_HEADER = _SEGMENT.pack(MAGIC, VERSION, 0, 0)
 _RECORD = struct.Struct("<IIQqii")
 RECORD_HEADER_BYTES = _RECORD.size
 _CHECKED = struct.Struct("<Qqii")  # the part of the record header that the CRC covers
+_UNCHECKED = struct.Struct("<II")
 _CHECKED_FROM = RECORD_HEADER_BYTES - _CHECKED.size
 
 # A cheap sieve for resynchronising: length <= 1 MiB (its top bytes) and id < 2**56 (its top byte).
@@ -80,7 +81,7 @@ def encode_record(record_id: int, received_ns: int, uid: int, pid: int, payload:
         raise FrameLogError(f"record {record_id} with {len(payload)} payload bytes does not fit the format")
     # uid_t is unsigned and (uid_t)-1 is no user, so every uid and "unknown" share the four bytes without loss.
     checked = _CHECKED.pack(record_id, received_ns, uid if uid < 1 << 31 else uid - (1 << 32), pid) + payload
-    return struct.pack("<II", len(payload), crc32(checked)) + checked
+    return _UNCHECKED.pack(len(payload), crc32(checked)) + checked
 
 
 def header_problem(buf: bytes) -> str | None:

@@ -177,7 +177,7 @@ def test_what_is_forgotten_begins_anew_and_nothing_else() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=120), st.integers(3, 50))
-def test_the_window_in_order_of_size_holds_the_newest_values_and_its_shortcut_is_never_wrong(
+def test_the_window_in_order_of_size_holds_the_newest_values_and_its_shortcuts_are_never_wrong(
     values: list[float], size: int
 ) -> None:
     window = Window(size)
@@ -187,6 +187,9 @@ def test_the_window_in_order_of_size_holds_the_newest_values_and_its_shortcut_is
             assert (level, scale) == level_and_scale(values[max(0, count - size) : count])
             if window.is_central(value) and scale > 0:
                 assert abs(value - level) / scale <= WIDE_SIGMAS * (1 + 1e-9)
+            for sigmas in (0.5, 2.0, 8.0):
+                if window.is_near(value, sigmas) and scale > 0:
+                    assert abs(value - level) / scale <= sigmas * (1 + 1e-6)
         window.add(value)
     assert len(window) == min(size, len(values))
 

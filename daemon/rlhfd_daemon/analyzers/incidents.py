@@ -40,6 +40,11 @@ class Incidents:
         return ()
 
     def happened(self, event: Happening) -> Iterable[Finding]:
+        if event.name not in self._begins and event.name not in self._ends:  # nearly all: phases
+            return ()
+        return self._happened(event)
+
+    def _happened(self, event: Happening) -> Iterator[Finding]:
         row = self._begins.get(event.name)
         if row is not None and _is_for(row, event) and (not row.only or event.fields.get(row.only) is True):
             yield from self._begin(row, event)
