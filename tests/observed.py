@@ -116,6 +116,21 @@ class AsyncLLM:
             raise
         else:
             self.ended.append("done")
+    async def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+        await asyncio.sleep(0)
+        if method == "fail" or "fail" in args:
+            raise ValueError(method)
+        return [method, args]
+    async def sleep(self, level=1):
+        return f"asleep {level}"
+    async def wake_up(self, tags=None):
+        if tags == ["fail"]:
+            raise ValueError("no memory")
+        return tags
+    async def pause_generation(self, *, mode="abort"):
+        return mode
+    async def resume_generation(self):
+        await asyncio.sleep(0)
 """
 QUEUE = """
 class Queue:

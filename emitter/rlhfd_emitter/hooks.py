@@ -11,11 +11,12 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from rlhfd_emitter import import_hook, wrappers
+from rlhfd_emitter import import_hook, vllm_wrappers, wrappers
 from rlhfd_emitter.hook import attach, unbound
 from rlhfd_emitter.process import Process
-from rlhfd_emitter.signals import experience, generation, position, progress, rewards, training
+from rlhfd_emitter.signals import engine, experience, generation, position, progress, rewards, training
 from rlhfd_emitter.symbols import missing_parameters
+from rlhfd_emitter.vllm_wrappers import coroutine_phase
 from rlhfd_emitter.wrappers import Wrapper, after, before, phase, read_by, together
 
 _TRAINER = "openrlhf.trainer"
@@ -95,8 +96,13 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "DeepspeedStrategy.save_model": phase("save_model"),
     },
     "vllm.v1.engine.async_llm": {
-        "AsyncLLM.__init__": before(wrappers.engine_start),
-        "AsyncLLM.generate": wrappers.requests,
+        "AsyncLLM.__init__": together(before(wrappers.engine_start), after(engine.watch)),
+        "AsyncLLM.generate": vllm_wrappers.requests,
+        "AsyncLLM.collective_rpc": vllm_wrappers.weight_sync,
+        "AsyncLLM.sleep": coroutine_phase("sleep"),
+        "AsyncLLM.wake_up": coroutine_phase("wake_up"),
+        "AsyncLLM.pause_generation": coroutine_phase("pause_generation"),
+        "AsyncLLM.resume_generation": coroutine_phase("resume_generation"),
     },
     "ray.util.queue": {"Queue.get": wrappers.tokens},
     "aiohttp.client": {"ClientSession._request": rewards.attempt},

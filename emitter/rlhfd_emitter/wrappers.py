@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rlhfd_emitter import metadata
@@ -111,45 +111,6 @@ def phase(name: str | None = None, observe_result: Callable[[Process, Any], None
 
     wrap.__name__ = "phase"
     return wrap
-
-
-def requests(process: Process, original: Function) -> Function:
-    """vLLM's ``AsyncLLM.generate``: one ``generation`` phase while at least one request is under way."""
-    if not inspect.isasyncgenfunction(original):
-        return original
-    hook = bound()
-    under_way = 0
-    token: Any = None
-
-    def begin() -> None:
-        nonlocal under_way, token
-        under_way += 1
-        if under_way == 1:
-            token = hook.guarded(process.begin, "generation")
-
-    def end() -> None:
-        nonlocal under_way, token
-        under_way -= 1
-        if under_way == 0:
-            over, token = token, None
-            hook.guarded(process.end, over)
-
-    @functools.wraps(original)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        watched = not hook.off  # at the beginning: who was counted in is counted out
-        if watched:
-            hook.calls += 1
-            begin()
-        outputs = original(*args, **kwargs)
-        try:
-            async for output in outputs:
-                yield output
-        finally:
-            if watched:
-                end()
-            await outputs.aclose()
-
-    return wrapper
 
 
 def tokens(process: Process, original: Function) -> Function:

@@ -12,7 +12,8 @@ import pytest
 
 from rlhfd_emitter.hook import MAX_FAILURES, Hook, attach, bound, describe, guarded, unbound
 from rlhfd_emitter.process import Process
-from rlhfd_emitter.wrappers import before, phase, requests, together
+from rlhfd_emitter.vllm_wrappers import requests
+from rlhfd_emitter.wrappers import before, phase, together
 
 
 class Reports:

@@ -28,14 +28,14 @@ SYNC = {
     "PPOTrainer": {"generation", *TRAINER},
     "PolicyModelActor": POLICY,
     "ReferenceModelActor": {"forward"},
-    "RolloutRayActor": {"generation", "reward"},
+    "RolloutRayActor": {"generation", "reward", "weight_sync"},
 }
 ASYNC = {
     "TrainingActor": TRAINER,
     "GenerateSamplesActor": {"generation"},
     "PolicyModelActor": POLICY,
     "ReferenceModelActor": {"forward"},
-    "RolloutRayActor": {"generation", "reward"},
+    "RolloutRayActor": {"generation", "reward", "weight_sync"},
 }
 CHECKPOINT = {"checkpoint"}  # of the best evaluation
 PHASES: dict[str, dict[str, set[str]]] = {
@@ -47,8 +47,11 @@ PHASES: dict[str, dict[str, set[str]]] = {
     },
     "grpo": SYNC,
     "reinforce": SYNC,
-    "rloo": {**SYNC, "RewardModelActor": {"forward"}, "RolloutRayActor": {"generation"}},
-    "agent": ASYNC,
+    "rloo": {**SYNC, "RewardModelActor": {"forward"}, "RolloutRayActor": {"generation", "weight_sync"}},
+    "agent": {
+        **ASYNC,
+        "RolloutRayActor": {"generation", "reward", "weight_sync", "pause_generation", "resume_generation"},
+    },
 }
 ASYNCHRONOUS = ("async", "agent")
 QUEUE_SIZE = {"async": 1, "agent": 2}

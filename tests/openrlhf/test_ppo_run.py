@@ -16,7 +16,7 @@ PHASES = {
     "PolicyModelActor": {"forward", "append", "ppo_train", "broadcast", "save_model"},
     "CriticModelActor": {"forward", "append", "ppo_train"},
     "ReferenceModelActor": {"forward"},
-    "RolloutRayActor": {"generation", "reward"},
+    "RolloutRayActor": {"generation", "reward", "weight_sync"},
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
 from rlhfd_daemon.metrics.computed import EXPERIENCE
+from rlhfd_daemon.metrics.engine import ENGINE
 from rlhfd_daemon.metrics.gpu import GPU
 from rlhfd_daemon.metrics.host import DISKS, HOST, PROCESSES
 from rlhfd_daemon.metrics.metric import Framework, KeyRange, Metric
@@ -29,6 +30,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Computed from samples and experiences": EXPERIENCE,
     "Reward calls": REWARD_CALLS,
     "Computed while policy and critic train": TRAINING,
+    "vLLM engines": ENGINE,
     "GPUs": GPU,
     "Host": HOST,
     "Disks": DISKS,
