@@ -10,6 +10,7 @@ from rlhfd_alerts.finding import Finding
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.analyzers import Analyzer
 from rlhfd_daemon.frame import Frame
+from rlhfd_daemon.instances import Instances
 from rlhfd_daemon.interpret import Interpreter
 from rlhfd_daemon.sample import Happening, Sample
 
@@ -34,6 +35,7 @@ class Pipeline:
         self.analyzers = analyzers
         self.lifecycle = lifecycle
         self._sinks = sinks
+        self._instances = Instances()
         self._interpreter = Interpreter()
         self._ticked_ns = 0
 
@@ -55,6 +57,7 @@ class Pipeline:
             self._ticked_ns = received_ns
             for analyzer in self.analyzers:
                 findings += analyzer.tick(received_ns / 1e9)
+        frame = self._instances.numbered(frame)
         samples = self._interpreter.samples(frame, received_ns, record_id)
         for sink in self._sinks:
             sink.take(frame, samples)
