@@ -1,12 +1,16 @@
 """What the daemon costs its node: memory and share of a core, with 64 streams of 10 frames/s and pollers at 1 Hz.
 
 Usage: python tests/bench/daemon_load.py [SECONDS] [STREAMS] [FRAMES_PER_SECOND]. Real emitters in four processes send
-the frames of the shipped recording of a PPO run (mostly phases, each step's metrics) and, in a second round, nothing
-but frames of 24 metrics. CPU time is the kernel's account of the daemon's process and, beside it, of its children.
+to one receiver after the other. `recorded`, the main figure: the frames of the shipped recording of a PPO run (mostly
+phases, each step's metrics) to a daemon with files of steps and web server. `metrics`: nothing but 24 metrics a frame.
+`pyzmq`: the recorded frames to the floor, a bare ROUTER socket read in groups like the daemon's, which looks up stream
+and number, acknowledges and keeps nothing. CPU time is the kernel's account of the process by thread (`decisions` is
+the main thread, `I/O` ZeroMQ's, `sync` the thread that makes the log durable) and, beside it, of its children.
 """
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -15,11 +19,15 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import msgspec
 import psutil
+import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rlhfd_daemon.frame import Frame, decode
+from rlhfd_daemon.config import PollersConfig
+from rlhfd_daemon.frame import VERSION, Frame, decode
+from rlhfd_daemon.ingest import ACK_SECONDS, GATHER_SECONDS
 from rlhfd_daemon.recording import read
 from rlhfd_daemon.segment import Record
 from rlhfd_emitter import Emitter
@@ -35,11 +43,13 @@ max_bytes = 67108864
 interval_seconds = 1.0
 [pollers.processes]
 interval_seconds = 1.0
-[pollers.ray]
+[pollers.disks]
 interval_seconds = 1.0
 [pollers.gpu]
 interval_seconds = 1.0
 """
+if "ray" in PollersConfig.__struct_fields__:
+    CONFIG += "[pollers.ray]\ninterval_seconds = 1.0\n"
 
 
 def recorded() -> list[list[Frame]]:
@@ -73,32 +83,93 @@ def send(kind: str, endpoint: str, sender: int, streams: int, rate: float, secon
         emitter.close()
 
 
-def measure(kind: str, seconds: float, streams: int, rate: float) -> None:
-    with tempfile.TemporaryDirectory(prefix="rlhfd-") as folder, running_daemon(Path(folder), CONFIG) as daemon:
-        assert daemon.process is not None
-        watched = psutil.Process(daemon.process.pid)
+def receive(endpoint: str) -> None:
+    """Body of the bare receiver: the least that emitters are content with, with the daemon's own libraries."""
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.bind(endpoint)
+    decode_head, owed, answered = msgspec.msgpack.Decoder(_Head).decode, dict[str, tuple[bytes, int]](), 0.0
+    while socket.poll():
+        time.sleep(GATHER_SECONDS)
+        with contextlib.suppress(zmq.Again):
+            while True:
+                route, *_, payload = socket.recv_multipart(zmq.NOBLOCK)
+                head = decode_head(payload)
+                owed[head.stream] = (route, head.seq)
+        if time.monotonic() - answered > ACK_SECONDS:
+            answered = time.monotonic()
+            for stream, (route, seq) in owed.items():
+                answer = {"v": VERSION, "stream": stream, "ack": seq, "mute": False}
+                socket.send_multipart([route, msgspec.msgpack.encode(answer)], zmq.NOBLOCK)
+            owed.clear()
+
+
+class _Head(msgspec.Struct):
+    stream: str
+    seq: int
+
+
+@contextlib.contextmanager
+def receiver(kind: str, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
+    """The process to be measured and its endpoint."""
+    if kind != "pyzmq":
+        config = f'{CONFIG}[http]\nlisten = "{folder}/http.sock"\n[steps]\nenabled = true\n'
+        with running_daemon(folder, config) as daemon:
+            assert daemon.process is not None
+            yield psutil.Process(daemon.process.pid), daemon.endpoint
+        return
+    endpoint = f"ipc://{folder}/bare.sock"
+    bare = subprocess.Popen([sys.executable, __file__, "--receive", endpoint])
+    try:
+        yield psutil.Process(bare.pid), endpoint
+    finally:
+        bare.kill()
+        bare.wait()
+
+
+def measure(kind: str, seconds: float, streams: int, rate: float) -> float:
+    """Print one line; returns the share of a core."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rlhfd-") as folder,
+        receiver(kind, Path(folder)) as (watched, endpoint),
+    ):
         arguments = (streams // SENDERS, rate, seconds + WARM_UP_SECONDS + 5)
         senders = [
-            subprocess.Popen(
-                [sys.executable, __file__, "--send", kind, daemon.endpoint, str(one), *map(str, arguments)]
-            )
+            subprocess.Popen([sys.executable, __file__, "--send", kind, endpoint, str(one), *map(str, arguments)])
             for one in range(SENDERS)
         ]
         time.sleep(WARM_UP_SECONDS)
-        before, frames_before, began = watched.cpu_times(), daemon.status()["ingest"]["frames_total"], time.monotonic()
+        before, family, began = thread_seconds(watched), family_seconds(watched), time.monotonic()
         peak = max(memory(watched, seconds))
-        took, after, frames = time.monotonic() - began, watched.cpu_times(), daemon.status()["ingest"]["frames_total"]
+        took = time.monotonic() - began
+        used = {name: (now - before.get(name, 0.0)) / took for name, now in thread_seconds(watched).items()}
+        children = (family_seconds(watched) - family) / took
         for one in senders:
             one.wait()
-        used = (after.user + after.system - before.user - before.system) / took
-        children = (after.children_user + after.children_system - before.children_user - before.children_system) / took
-        living = sum(sum(child.cpu_times()[:2]) / (time.time() - child.create_time()) for child in watched.children())
-        rate_seen = (frames - frames_before) / took
+        total = sum(used.values())
+        parts = ", ".join(f"{name} {100 * share:.2f}" for name, share in used.items() if share > 5e-5)
         print(
-            f"{kind:<9} {rate_seen:6.0f} frames/s  daemon {100 * used:5.2f} % of a core "
-            f"({1e6 * used / max(rate_seen, 1):.0f} us a frame)  children {100 * (children + living):.2f} %  "
-            f"RSS {peak / 1e6:.1f} MB"
+            f"{kind:<9} {100 * total:5.2f} % of a core ({parts}; {1e6 * total / streams / rate:.0f} us a frame)  "
+            f"children {100 * children:.2f} %  RSS {peak / 1e6:.1f} MB",
+            flush=True,
         )
+        return total
+
+
+def thread_seconds(watched: psutil.Process) -> dict[str, float]:
+    """CPU seconds of the process's threads by what they do; to the nanosecond, from the scheduler."""
+    seconds: dict[str, float] = {}
+    for task in Path(f"/proc/{watched.pid}/task").iterdir():
+        is_main, name = task.name == str(watched.pid), (task / "comm").read_text()
+        part = "decisions" if is_main else "I/O" if name.startswith("ZMQ") else "sync"
+        seconds[part] = seconds.get(part, 0.0) + int((task / "schedstat").read_text().split()[0]) / 1e9
+    return seconds
+
+
+def family_seconds(watched: psutil.Process) -> float:
+    """CPU seconds of the process's children, those that have ended and those that live."""
+    ended = watched.cpu_times()
+    living = sum(sum(one.cpu_times()[:2]) for one in watched.children())
+    return float(ended.children_user + ended.children_system + living)
 
 
 def memory(watched: psutil.Process, seconds: float) -> Iterator[int]:
@@ -112,10 +183,13 @@ def main() -> None:
         kind, endpoint, sender, streams, rate, seconds = sys.argv[2:]
         send(kind, endpoint, int(sender), int(streams), float(rate), float(seconds))
         return
+    if sys.argv[1:2] == ["--receive"]:
+        receive(sys.argv[2])
+        return
     given = [float(text) for text in sys.argv[1:]]
     length, count, pace = [*given, *(30.0, 64.0, 10.0)[len(given) :]]
-    for mix in ("recorded", "metrics"):
-        measure(mix, length, int(count), pace)
+    share = {kind: measure(kind, length, int(count), pace) for kind in ("pyzmq", "recorded", "metrics")}
+    print(f"recorded  {share['recorded'] / share['pyzmq']:.1f} times the bare receiver (pyzmq {zmq.__version__})")
 
 
 if __name__ == "__main__":
