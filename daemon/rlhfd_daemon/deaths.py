@@ -49,6 +49,8 @@ class PidWatch:
     def exited(self) -> set[int]:
         """The pids that have exited since they are watched."""
         ready = {fd for fd, _ in self._poll.poll(0)}
+        if not ready:
+            return set()
         return {pid for pid, fd in self._fds.items() if fd in ready}
 
     def forget(self, pid: int) -> None:
@@ -91,9 +93,11 @@ class Deaths:
         for stream in present.values():
             self._pids.watch(stream.peer.pid)
         exited = self._pids.exited()
-        for stream in present.values():
+        for stream in present.values() if exited else ():
             if stream.peer.pid in exited:
                 self._exits.setdefault(stream.stream, _Exit(stream, mono))
+        if not (exited or self._exits or self._dead):
+            return []
         found = [*self._restarts(present, exited), *self._judge(now, mono, exited)]
         for pid in exited - {one.stream.peer.pid for one in self._exits.values()}:
             self._pids.forget(pid)
