@@ -49,7 +49,7 @@ def longest_tick(poller: Driven, until: Callable[[], object]) -> float:
         longest = max(longest, time.monotonic() - began)
         return until()
 
-    wait_for(timed, 20)
+    wait_for(timed, 40)
     return longest
 
 
