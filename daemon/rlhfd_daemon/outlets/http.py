@@ -93,7 +93,8 @@ class HttpServer:
         try:
             self.address = await self._listen(listen)
         except OSError as error:
-            self.error = f"{self._config.listen}: {error.strerror or error}"
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            self.error = f"http.listen: {self._config.listen}: {reason}"
             await self.stop()
             log.error("no /metrics", listen=self._config.listen, error=self.error)
         return self.error
