@@ -14,6 +14,8 @@ import pytest
 
 from nvml import FAST, Driven, FakeNvml, driven
 from rlhfd_daemon.gpu.node import LIBRARY, bus_ids, driver_is_there, library_is_known, opens_gpu
+from rlhfd_daemon.gpu.process import Child
+from rlhfd_daemon.gpu.reading import Hello, Read
 from rlhfd_daemon.metrics import lookup
 from rlhfd_daemon.observation import Subject
 from rlhfd_daemon.runs import Peer, Runs
@@ -270,3 +272,27 @@ def test_driver_and_library_are_known_by_their_files(tmp_path: Path) -> None:
     dev.mkdir()
     (dev / "nvidiactl").touch()
     assert driver_is_there(proc, dev)
+
+
+class OtherVersion(Child):
+    """As a daemon that was started before rlhfd was upgraded: it does not say all that the new child asks for."""
+
+    def _send(self, command: Hello | Read) -> None:
+        said = msgspec.to_builtins(command)
+        said.pop("pci_devices", None)
+        self._unsent += msgspec.json.encode(said) + b"\n"
+        self._flush()
+
+
+def test_an_upgrade_under_the_running_daemon_is_told(nvml: FakeNvml, tmp_path: Path) -> None:
+    with driven(tmp_path, child=OtherVersion) as poller:
+        poller.until(lambda: poller.poller.state)
+        assert poller.poller.state == "unknown_error:Upgraded"
+        assert "restart" in poller.poller.detail
+
+
+def test_a_greeting_longer_than_the_pipe_arrives(nvml: FakeNvml, tmp_path: Path) -> None:
+    with driven(tmp_path) as poller:
+        poller.poller._refused = {(1000 + gpu, "field/140/17"): 1e12 for gpu in range(20_000)}
+        poller.until_state("ok")
+        assert "gpu/0/power_watts" in poller.until_reading()

@@ -197,7 +197,11 @@ def serve(page: mmap.mmap, pipe: Pipe, inbox: queue.SimpleQueue[dict[str, Any] |
     hello = inbox.get()
     if hello is None:
         return
-    session = Session(page, pipe, hello)
+    try:
+        session = Session(page, pipe, hello)
+    except KeyError:  # this file is newer or older than the daemon that started it
+        pipe.send("failure", error="Upgraded", detail="rlhfd was upgraded under the running daemon: restart it")
+        return
     try:
         session.open()
         while (command := inbox.get()) is not None:

@@ -91,7 +91,7 @@ class Child:
             os.set_blocking(end.fileno(), False)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._rest = b""
+        self._rest, self._unsent = b"", b""
         self._main, self._events = Patience(), Patience()
         self._ending_since: float | None = None
         self._killed_at: float | None = None
@@ -126,6 +126,7 @@ class Child:
 
     def receive(self) -> list[Message]:
         """What the child has said since the last time. Nonsense counts as its failure."""
+        self._flush()
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self._stdout.fileno(), PIPE_BYTES):
                 self._rest += chunk
@@ -182,6 +183,12 @@ class Child:
         self._page.close()
 
     def _send(self, command: Hello | Read) -> None:
-        """A child that does not take it is dead or hangs, which shows by itself."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._stdin.fileno(), msgspec.json.encode(command) + b"\n")
+        self._unsent += msgspec.json.encode(command) + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
+        """A child that does not take it is dead or hangs, which shows by itself. A greeting that tells of thousands of
+        refused calls may be longer than the pipe, so the rest goes with the next look."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ValueError):  # ValueError: it was told to end
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._stdin.fileno(), self._unsent) :]
