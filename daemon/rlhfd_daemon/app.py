@@ -209,8 +209,11 @@ class App:
             log.error("reload refused, the old configuration stays", error=str(error))
         else:
             self.reload_error = None
-            later = [name for name in ("daemon", "ingest", "framelog", "analyzers", "control", "log")
-                     if getattr(config, name) != getattr(self.config, name)]  # fmt: skip
+            later = [
+                name
+                for name in config.__struct_fields__
+                if name != "targets" and getattr(config, name) != getattr(self.config, name)
+            ]
             self.config = config
             log.info("reloaded", targets=sorted(config.targets), needs_restart=later)
         self._notifier.ready(f"listening at {self.ingest.endpoint}")
