@@ -22,10 +22,11 @@ SHOW = (
 
 
 def launch(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """``rlhfd run`` with ``arguments``, in an environment with ``environ``."""
+    """``rlhfd run`` with ``arguments``, in an environment with ``environ`` and no other variable of rlhfd's."""
+    foreign = {name: value for name, value in os.environ.items() if not name.startswith("RLHFD_")}
     return subprocess.run(
         [sys.executable, "-m", "rlhfd_daemon", "run", *arguments],
-        capture_output=True, text=True, timeout=30, env={**os.environ, **environ},
+        capture_output=True, text=True, timeout=30, env={**foreign, **environ},
     )  # fmt: skip
 
 

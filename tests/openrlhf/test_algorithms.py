@@ -13,6 +13,7 @@ import pytest
 from openrlhf.conftest import rows, under_rlhfd
 from openrlhf.lab import Lab
 from openrlhf.runs import VARIANTS, start_ppo
+from openrlhf.test_signals_training import check_training
 from rlhfd_daemon.analyzers.incident_table import INCIDENTS
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.runs import DAEMON_ROLE
@@ -55,6 +56,7 @@ PHASES: dict[str, dict[str, set[str]]] = {
 }
 ASYNCHRONOUS = ("async", "agent")
 QUEUE_SIZE = {"async": 1, "agent": 2}
+DUMPED = ("reinforce",)
 TWO_RANKS = {"reinforce": ("PolicyModelActor", "ReferenceModelActor")}
 ARGUMENTS: dict[str, dict[str, object]] = {
     "async": {"algo.advantage.estimator": "gae", "train.async_enable": True, "eval.steps": 2},
@@ -76,6 +78,7 @@ class Outcome:
     frames: list[Frame]
     logged: list[dict[str, Any]]
     streams: list[dict[str, Any]]
+    dump: Path  # what the shim wrote of the trained tensors, see DUMPED
 
     def phases(self, role: str, name: str) -> list[tuple[Frame, Frame]]:
         """Begin and end of every ``name`` phase of ``role``, in order."""
@@ -91,7 +94,10 @@ def outcomes(lab: Lab, ray: str, folder: Path) -> dict[str, Outcome]:
 
     def run(name: str) -> tuple[int, str]:
         prefix = under_rlhfd(lab, name, daemon.endpoint)
-        options = {"log": folder / f"{name}.log", "trace": folder / f"{name}.jsonl", "prefix": prefix}
+        dump = folder / f"{name}-dump"
+        dump.mkdir()
+        env = {"LAB_DUMP": str(dump)} if name in DUMPED else {}
+        options = {"env": env, "log": folder / f"{name}.log", "trace": folder / f"{name}.jsonl", "prefix": prefix}
         with start_ppo(lab, ray, name, steps=STEPS, extra=VARIANTS[name], **options) as process:  # type: ignore[arg-type]
             return process.wait(RUN_SECONDS), process.tail()
 
@@ -104,7 +110,13 @@ def outcomes(lab: Lab, ray: str, folder: Path) -> dict[str, Outcome]:
         daemon.stop()
     frames = daemon.frames()
     return {
-        name: Outcome(*end, [f for f in frames if f.run == name], rows(folder / f"{name}.jsonl"), streams[name])
+        name: Outcome(
+            *end,
+            [frame for frame in frames if frame.run == name],
+            rows(folder / f"{name}.jsonl"),
+            streams[name],
+            folder / f"{name}-dump",
+        )
         for name, end in ends.items()
     }
 
@@ -176,6 +188,21 @@ def test_no_frame_is_missing_and_nothing_is_taken_for_a_fault(outcome: Outcome) 
         assert stream["drops"] == {}
     faults = {incident.begin for incident in INCIDENTS}
     assert [frame.event for frame in outcome.frames if frame.event in faults] == []
+
+
+def test_each_rank_sends_the_signals_of_its_share_and_the_gradient_norm_of_all(outcomes: dict[str, Outcome]) -> None:
+    one = outcomes["reinforce"]
+    shares = [check_training(one.frames, one.dump, "policy", rank) for rank in (0, 1)]
+    for left, right in zip(*shares, strict=True):
+        for what in ("mean", "max", "last"):  # DeepSpeed's norm is that of all ranks
+            norm = f"rlhfd/policy/gradient_norm_{what}"
+            assert left.metrics[norm] == pytest.approx(right.metrics[norm], rel=1e-4)
+    of_share = [[frame.metrics["rlhfd/policy_kl/k3"] for frame in share] for share in shares]
+    assert of_share[0] != of_share[1]
+
+
+def test_no_hook_failed(outcome: Outcome) -> None:
+    assert [frame.fields for frame in outcome.frames if frame.event == "hook_failed"] == []
 
 
 @pytest.mark.parametrize("name", ASYNCHRONOUS)

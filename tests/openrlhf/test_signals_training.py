@@ -26,8 +26,9 @@ EXPECTED = {"policy": recomputed_training.policy, "critic": recomputed_training.
 
 
 def trained(frames: Sequence[Frame], kind: str, rank: int = 0) -> list[Frame]:
-    """The metric frames of one rank of ``policy`` or ``critic``, in the order in which they were made."""
-    found = [frame for frame in frames if (frame.role, frame.rank) == (ROLES[kind], rank) and frame.metrics]
+    """The frames of one rank of ``policy`` or ``critic`` with its signals, in the order in which they were made."""
+    found = [frame for frame in frames if frame.rank == rank and f"rlhfd/{kind}/tokens" in frame.metrics]
+    assert {frame.role for frame in found} == {ROLES[kind]}
     return sorted(found, key=lambda frame: frame.mono_ns)
 
 
