@@ -6,7 +6,7 @@ PROMTOOL := $(or $(shell command -v promtool 2>/dev/null),$(VENV)/prometheus/usr
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench openrlhf-env test-openrlhf clean
+.PHONY: help demo test check bench bench-openrlhf openrlhf-env test-openrlhf clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,10 +39,15 @@ check: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/installed ## what emit() costs beside its peers
+bench: $(VENV)/installed ## what emit() costs beside its peers, and the daemon its node
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
 	$(BIN)/python tests/bench/emit_cost.py
 	$(BIN)/python tests/bench/startup_cost.py
+	$(BIN)/python tests/bench/daemon_load.py
+
+bench-openrlhf: $(VENV)/installed openrlhf-env ## what the hooks cost a real PPO run (half an hour)
+	PYTHONPATH=tests $(BIN)/python tests/bench/hook_overhead.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/step_time.py
 
 openrlhf-env: ## build the CPU environment with OpenRLHF, Ray, vLLM and DeepSpeed (4 min, 5 GB, once)
 	@tests/openrlhf/build_env.sh

@@ -20,6 +20,7 @@ from aiohttp import web
 from experiences import tensor
 from observed import V0_11, Observed, phases
 from rlhfd_emitter import hooks
+from rlhfd_emitter.hook import attach
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import reward_calls, rewards
 from rlhfd_emitter.signals.reward_calls import NAME, Calls, Tally
@@ -560,3 +561,25 @@ def test_the_thread_of_a_process_is_one(monkeypatch: pytest.MonkeyPatch) -> None
         wait_for(lambda: not calls._wake.is_set())
     assert sum(thread is calls._thread for thread in threading.enumerate()) == 1
     assert sum(frame["count"] for frame in recorder(process).frames) == 3
+
+
+def test_a_hook_that_fails_in_its_calls_switches_itself_off_and_they_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def broken(*arguments: object) -> None:
+        begun.append(arguments)
+        raise OSError("broken")
+
+    monkeypatch.setattr(Calls, "begin", broken)
+    process = Process()
+    hook = process.hook("openrlhf.utils.agent.SingleTurnAgentExecutor.__init__")
+
+    class Executor:
+        def __init__(self) -> None:
+            self.reward_func: Callable[[int], int] = lambda query: query + 1
+
+    init: Any = attach(hook, rewards.reward_function, process, Executor.__init__)
+    monkeypatch.setattr(Executor, "__init__", init)
+    function = Executor().reward_func
+    assert [function(query) for query in range(5)] == [1, 2, 3, 4, 5]
+    assert (hook.off, len(begun)) == (True, 3)

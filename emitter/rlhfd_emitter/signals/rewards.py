@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from rlhfd_emitter.frame import number
+from rlhfd_emitter.hook import Hook, bound
 from rlhfd_emitter.metadata import redact_url
 from rlhfd_emitter.process import Process, guarded
 from rlhfd_emitter.signals.reward_calls import Call, Calls
@@ -95,9 +96,10 @@ def attempt(process: Process, original: Function) -> Function:
 
 
 class _Watch:
-    """What is done before and after each call of one kind."""
+    """What is done before and after each call of one kind, on the account of ``hook``."""
 
-    def __init__(self, process: Process, kind: str, judge: Judge | None, counted: bool) -> None:
+    def __init__(self, process: Process, hook: Hook, kind: str, judge: Judge | None, counted: bool) -> None:
+        self.hook = hook
         self._process, self._kind, self._judge, self._counted = process, kind, judge, counted
         self._calls = process.shared(Calls)
 
@@ -109,7 +111,7 @@ class _Watch:
 
     def returned(self, call: Call | None, result: Any) -> None:
         if call is not None:
-            wrong: Any = guarded(self._judge, result) if self._judge is not None else None
+            wrong: Any = self.hook.guarded(self._judge, result) if self._judge is not None else None
             self._calls.end(self._process, call, _with_trouble(call, wrong))
 
     def raised(self, call: Call | None, error: BaseException) -> None:
@@ -118,34 +120,42 @@ class _Watch:
         if isinstance(error, GIVEN_UP):
             self._calls.end(self._process, call, counted=False)
         else:
-            told: Any = guarded(_told, error) or type(error).__name__
+            told: Any = self.hook.guarded(_told, error) or type(error).__name__
             self._calls.end(self._process, call, _with_trouble(call, told), error)
 
 
 def watched(process: Process, kind: str, original: Function, judge: Judge | None, counted: bool = True) -> Function:
-    """``original``, a function or a coroutine function, with its calls noted; ``judge`` says why a result is none."""
-    watch = _Watch(process, kind, judge, counted)
+    """``original``, a function or a coroutine function, with its calls noted; ``judge`` says why a result is none.
+
+    To be called while a hook is bound or runs: the calls come later, from anywhere, and are that hook's.
+    """
+    hook = bound()
+    watch = _Watch(process, hook, kind, judge, counted)
 
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
-        call: Any = guarded(watch.begin)
+        if hook.off:
+            return original(*args, **kwargs)
+        call: Any = hook.guarded(watch.begin)
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
-            guarded(watch.raised, call, error)
+            hook.guarded(watch.raised, call, error)
             raise
-        guarded(watch.returned, call, result)
+        hook.guarded(watch.returned, call, result)
         return result
 
     @functools.wraps(original)
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
-        call: Any = guarded(watch.begin)
+        if hook.off:
+            return await original(*args, **kwargs)
+        call: Any = hook.guarded(watch.begin)
         try:
             result = await original(*args, **kwargs)
         except BaseException as error:
-            guarded(watch.raised, call, error)
+            hook.guarded(watch.raised, call, error)
             raise
-        guarded(watch.returned, call, result)
+        hook.guarded(watch.returned, call, result)
         return result
 
     chosen: Any = coroutine if inspect.iscoroutinefunction(original) else function
