@@ -9,27 +9,13 @@ from typing import Any
 import numpy as np
 
 from experiences import tensor
+from in_place import recorder
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import training
 from rlhfd_emitter.wrappers import before
 
 POLICY = ("log_probs", "old_log_probs", "advantages", "action_mask")
 CRITIC = ("values", "old_values", "returns", "action_mask")
-
-
-class Recorder:
-    """In place of the emitter."""
-
-    def __init__(self) -> None:
-        self.muted = False
-        self.metrics: list[tuple[int | None, dict[str, float]]] = []
-        self.events: list[tuple[str, dict[str, object]]] = []
-
-    def emit(self, step: int | None, metrics: dict[str, float]) -> None:
-        self.metrics.append((step, metrics))
-
-    def event(self, kind: str, **fields: object) -> None:
-        self.events.append((kind, fields))
 
 
 class PolicyLoss:
@@ -126,9 +112,8 @@ def run(
             step(Strategy(), None, model, None, name=kind)
         return "status"
 
-    assert isinstance(process.emitter, Recorder)
-    sent = len(process.emitter.metrics)
+    sent = len(recorder(process).metrics)
     assert training.ppo_train(kind)(process, train)() == "status"
-    (frame,) = process.emitter.metrics[sent:] or [(None, {})]
+    (frame,) = recorder(process).metrics[sent:] or [(None, {})]
     frame[1].pop("rlhfd/overhead/training_seconds", None)
     return frame[1]

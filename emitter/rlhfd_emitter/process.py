@@ -49,14 +49,14 @@ class Process:
             self.report_hooks()
             for hook in list(self._hooks.values()):
                 if hook.error:
-                    self._report_failed(hook)
+                    self.report_failed(hook)
         return self.emitter
 
     def hook(self, name: str) -> Hook:
         """The hook ``name`` of this process, made when it is first asked for."""
         found = self._hooks.get(name)
         if found is None:
-            found = self._hooks.setdefault(name, Hook(name, self._report_failed))
+            found = self._hooks.setdefault(name, Hook(name, self.report_failed))
         return found
 
     def report_hooks(self) -> None:
@@ -70,14 +70,8 @@ class Process:
             self._run_reported = True
             self.emitter.event("run_start", args=arguments, **fields)
 
-    def report_failure(self, hook: str, error: BaseException) -> None:
-        """Report that ``hook`` failed, once per hook: what it saw is missing from here on, the training is not."""
-        known = self.hook(hook)
-        if not known.error:
-            known.error, known.failures = describe(error), 1
-            self._report_failed(known)
-
-    def _report_failed(self, hook: Hook) -> None:
+    def report_failed(self, hook: Hook) -> None:
+        """Say that ``hook`` failed for the first time, or switched itself off: what it saw is missing from here on."""
         if self.emitter is not None:
             fields = {"hook": hook.name, "error": hook.error, "failures": hook.failures, "disabled": hook.off}
             self.emitter.event("hook_failed", step=self.step, **fields)

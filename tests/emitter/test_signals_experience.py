@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from experiences import dumped, experience, made_up, maker, tensor
+from in_place import process_of, recorder
 from openrlhf.recomputed import expected, step
 from rlhfd_emitter.hook import MAX_FAILURES
 from rlhfd_emitter.process import Process
@@ -22,31 +23,9 @@ from rlhfd_emitter.signals.groups import compute
 NAN = math.nan
 
 
-class Recorder:
-    """In place of the emitter."""
-
-    def __init__(self) -> None:
-        self.muted = False
-        self.metrics: list[tuple[int | None, dict[str, float]]] = []
-        self.events: list[tuple[str, dict[str, object]]] = []
-
-    def emit(self, step: int | None, metrics: dict[str, float]) -> None:
-        self.metrics.append((step, metrics))
-
-    def event(self, kind: str, **fields: object) -> None:
-        self.events.append((kind, fields))
-
-
 @pytest.fixture
 def process() -> Process:
-    made = Process()
-    made.role, made.emitter = "PPOTrainer", Recorder()  # type: ignore[assignment]
-    return made
-
-
-def recorder(process: Process) -> Recorder:
-    assert isinstance(process.emitter, Recorder)
-    return process.emitter
+    return process_of("PPOTrainer")
 
 
 ARGS = {"algo.advantage.estimator": "gae", "rollout.n_samples_per_prompt": 2, "reward.clip_range": (-1, 1)}

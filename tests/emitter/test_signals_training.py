@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from experiences import maker, tensor
+from in_place import process_of, recorder
 from openrlhf import recomputed_training
 from rlhfd_emitter.hook import MAX_FAILURES
 from rlhfd_emitter.process import Process
@@ -21,7 +22,7 @@ from rlhfd_emitter.signals import position, training
 from rlhfd_emitter.signals.totals import Totals, read
 from rlhfd_emitter.signals.training import Training
 from rlhfd_emitter.wrappers import before
-from trainings import Engine, PolicyLoss, Recorder, made_up, run
+from trainings import Engine, PolicyLoss, made_up, run
 
 NAN = math.nan
 RECOMPUTED = {"policy": recomputed_training.policy, "critic": recomputed_training.critic}
@@ -29,14 +30,7 @@ RECOMPUTED = {"policy": recomputed_training.policy, "critic": recomputed_trainin
 
 @pytest.fixture
 def process() -> Process:
-    made = Process()
-    made.role, made.emitter = "PolicyModelActor", Recorder()  # type: ignore[assignment]
-    return made
-
-
-def recorder(process: Process) -> Recorder:
-    assert isinstance(process.emitter, Recorder)
-    return process.emitter
+    return process_of("PolicyModelActor")
 
 
 def policy_call(*rows: tuple[float, float, float], **more: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch  # type: ignore[import-not-found]
 
+from rlhfd_emitter.hook import Hook
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals.batch import Batch
 from rlhfd_emitter.signals.experience import GROUPS
@@ -54,8 +55,8 @@ def maker(args: dict[str, Any]) -> Any:
 class Reported(Process):
     """Says what failed."""
 
-    def report_failure(self, hook: str, error: BaseException) -> None:
-        print(hook, type(error).__name__, error, file=sys.stderr)
+    def report_failed(self, hook: Hook) -> None:
+        print(hook.name, hook.error, file=sys.stderr)
 
 
 def main(folder: Path, dtype: Any) -> None:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch  # type: ignore[import-not-found]
 
+from in_place import Recorder
+from rlhfd_emitter.hook import Hook
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import critic, policy, totals
-from trainings import CRITIC, POLICY, PolicyLoss, Recorder, ValueLoss, run
+from trainings import CRITIC, POLICY, PolicyLoss, ValueLoss, run
 
 
 class Reported(Process):
@@ -28,8 +30,8 @@ class Reported(Process):
         super().__init__()
         self.emitter = Recorder()  # type: ignore[assignment]
 
-    def report_failure(self, hook: str, error: BaseException) -> None:
-        print(hook, type(error).__name__, error, file=sys.stderr)
+    def report_failed(self, hook: Hook) -> None:
+        print(hook.name, hook.error, file=sys.stderr)
 
 
 def without_data(kind: str) -> None:
