@@ -284,6 +284,6 @@ def test_every_metric_has_its_row_in_the_table(worker: subprocess.Popen[bytes]) 
     runs.admit(frame(1, role="PolicyModelActor"), Peer(0, worker.pid), time.time())
     poller = ProcessPoller(ProcessesConfig(), runs)
     # A busy share takes two looks that are some time apart.
-    seen = wait_for(lambda: next((one for one in asyncio.run(poller.poll(time.time())) if len(one.metrics) == 7), None))
+    (seen,) = wait_for(lambda: [one for one in asyncio.run(poller.poll(time.time())) if len(one.metrics) == 7])
     for name in [*seen.metrics, "cgroup/memory_bytes", "cgroup/memory_limit_bytes", "cgroup/oom_kills_total"]:
         assert lookup(name) is not None, name
