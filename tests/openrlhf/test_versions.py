@@ -21,8 +21,19 @@ from rlhfd_emitter import hooks
 
 OFFLINE = ("Temporary failure in name resolution", "Failed to establish", "ConnectionError", "Connection refused")
 COMPUTE_EVAL = "openrlhf.trainer.ppo_trainer.compute_eval_metrics"
+AGENT = "openrlhf.utils.agent"  # from 0.9.1 on; before, rewards were computed by Ray tasks
+BEFORE_THE_REWRITE = {
+    COMPUTE_EVAL,
+    "openrlhf.trainer.ppo_trainer.BasePPOTrainer.init_checkpoint_states",
+    f"{AGENT}.SingleTurnAgentExecutor.__init__",
+    f"{AGENT}.SingleTurnAgentExecutor._fetch_rewards_via_http",
+    f"{AGENT}.MultiTurnAgentExecutor.__init__",
+}
 # What a supported version may lack; everything else attaches in all of them.
-KNOWN_TO_LACK = {version: {COMPUTE_EVAL} for version in ("0.8.0", "0.8.3", "0.8.11", "0.9.0", "0.9.1")}
+KNOWN_TO_LACK = {
+    **dict.fromkeys(("0.8.0", "0.8.3", "0.8.11", "0.9.0"), BEFORE_THE_REWRITE),
+    "0.9.1": {COMPUTE_EVAL},
+}
 
 pytestmark = pytest.mark.timeout(1200)  # the first call downloads
 
