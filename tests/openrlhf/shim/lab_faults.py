@@ -160,7 +160,8 @@ def _break_hooks(hooks: ModuleType) -> None:
         bind(observed, module)
 
     def begin_except_in_engines(self: Any, phase: str) -> Any:
-        return broken() if self.role == "RolloutRayActor" else begin(self, phase)
+        in_engine = self.role == "RolloutRayActor" and phase == "generation"
+        return broken() if in_engine else begin(self, phase)
 
     hooks.bind, process.Process.begin = bind_what_was_renamed, begin_except_in_engines
     hooks.WRAPPERS["openrlhf.trainer.ray.ppo_actor"]["ActorPPOTrainer.ppo_train"] = wrappers.before(broken)
