@@ -43,14 +43,14 @@ RANK_ARGUMENTS = {
 
 # What makes another algorithm or topology of the PPO command: put behind its arguments, so that it wins.
 # ``{assets}`` and ``{shim}`` at the beginning of a part stand for folders.
-_ESTIMATOR = "--algo.advantage.estimator"
+_ESTIMATOR, _REWARD_MODEL = "--algo.advantage.estimator", "--reward.model_name_or_path"
 _EVALUATED = ("--eval.dataset", "{assets}/eval_prompts.jsonl", "--eval.steps", "2", "--eval.n_samples_per_prompt", "2")
 _TWO_RANKS = ("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2", "--ds.zero_stage", "3")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "async": ("--train.async_enable", *_EVALUATED),
     "grpo": (_ESTIMATOR, "group_norm", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"),
     "reinforce": (_ESTIMATOR, "reinforce", *_TWO_RANKS),
-    "rloo": (_ESTIMATOR, "rloo", "--reward.remote_url", "", "--reward.model_name_or_path", "{assets}/sft"),
+    "rloo": (_ESTIMATOR, "rloo", _REWARD_MODEL, "{assets}/sft"),
     "agent": (
         *(_ESTIMATOR, "reinforce_baseline", "--train.agent_func_path", "{shim}/lab_agent.py"),
         *("--train.async_enable", "--train.partial_rollout_enable", "--train.async_queue_size", "2"),
@@ -93,7 +93,9 @@ def start_ppo(
         *(part for option in models for part in (option, "1")),
         *("--vllm.num_engines", "1", "--vllm.tensor_parallel_size", "1", "--vllm.enforce_eager"),
         *("--vllm.gpu_memory_utilization", "0.05"),
-        *("--actor.model_name_or_path", str(lab.assets / "sft"), "--reward.remote_url", str(HERE / "reward.py")),
+        *("--actor.model_name_or_path", str(lab.assets / "sft")),
+        # An empty URL is a reward service to OpenRLHF, which then tries it five times for each sample.
+        *(() if _REWARD_MODEL in extra else ("--reward.remote_url", str(HERE / "reward.py"))),
         *("--data.prompt_dataset", str(lab.assets / "prompts.jsonl")),
         *("--data.input_key", "input", "--data.label_key", "label"),
         *("--data.max_samples", str(ROLLOUT_BATCH * steps), "--train.num_episodes", "1", "--train.max_epochs", "1"),

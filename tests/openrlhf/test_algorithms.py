@@ -62,7 +62,7 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "async": {"algo.advantage.estimator": "gae", "train.async_enable": True, "eval.steps": 2},
     "grpo": {"algo.advantage.estimator": "group_norm", "algo.kl.use_loss": True, "algo.kl.estimator": "k3"},
     "reinforce": {"algo.advantage.estimator": "reinforce", "actor.num_gpus_per_node": 2, "ds.zero_stage": 3},
-    "rloo": {"algo.advantage.estimator": "rloo", "reward.remote_url": ""},
+    "rloo": {"algo.advantage.estimator": "rloo"},
     "agent": {"algo.advantage.estimator": "reinforce_baseline", "train.partial_rollout_enable": True},
 }
 

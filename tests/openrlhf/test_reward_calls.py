@@ -27,7 +27,8 @@ from support import wait_for
 CALLS = ROLLOUT_BATCH * SAMPLES_PER_PROMPT
 NAME = "rlhfd/reward_call"
 SLEEPS_AT, SLEEP_SECONDS, FOUND_SECONDS, CALL_SECONDS = 5, 25.0, 20.0, 0.02
-TOLERANCE_SECONDS = 0.01  # a thread waits for the interpreter lock after its sleep, or before our second look
+# A thread waits for the interpreter lock after its sleep, or before our second look: a single one may wait long.
+TOLERANCE_SECONDS, TAIL_TOLERANCE_SECONDS = 0.02, 0.3
 GOOD_STEPS, ATTEMPTS = 3, 5
 
 pytestmark = pytest.mark.timeout(900)
@@ -119,7 +120,9 @@ def test_latencies_are_those_that_the_reward_function_measured_itself(sleeping: 
             "latency_mean_seconds": statistics.mean(told), "latency_max_seconds": max(told),
             "latency_p50_seconds": statistics.median(told), "latency_p99_seconds": float(np.percentile(told, 99)),
         }  # fmt: skip
-        assert {name: got[name] for name in wanted} == pytest.approx(wanted, abs=TOLERANCE_SECONDS)
+        for name, value in wanted.items():
+            tail = name in ("latency_max_seconds", "latency_p99_seconds")
+            assert got[name] == pytest.approx(value, abs=TAIL_TOLERANCE_SECONDS if tail else TOLERANCE_SECONDS), name
         assert all(got[name] >= value for name, value in wanted.items())  # we measure round it
         healthy += max(told) < 1
     assert healthy >= SLEEPS_AT - 1
