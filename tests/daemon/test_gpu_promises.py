@@ -202,8 +202,11 @@ def test_promise_F2_looking_again_backs_off(nvml: FakeNvml, tmp_path: Path) -> N
     nvml.say("gpus 1", "return nvmlInit 9")
     with driven(tmp_path) as poller:
         poller.eager = False
-        poller.until(lambda: nvml.calls("nvmlInit") == 3)
-        assert poller.poller._probe_at - time.monotonic() > 2.0
+        poller.until(lambda: poller.poller._failures == 3)
+        began = time.monotonic()
+        poller.until(lambda: poller.poller._failures == 4)
+        assert time.monotonic() - began > 2.0
+        assert nvml.calls("nvmlInit") == 4
         assert poller.states() == ["driver_not_loaded"]
 
 
