@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from rlhfd_daemon.config_analyzers import AnalyzersConfig, IncidentsConfig, NonFiniteConfig, RobustZConfig
 from rlhfd_daemon.config_check import cross_problems, problems_in
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
@@ -46,10 +47,8 @@ __all__ = [
 
 MAX_SECRET_FILE_BYTES = 64 * 1024
 
-_Count = Annotated[int, Meta(ge=1)]
 _Bytes = Annotated[int, Meta(gt=0, le=1 << 50)]
 # The upper ends also keep out TOML's inf and nan.
-_Threshold = Annotated[float, Meta(gt=0, le=1e9)]
 _Interval = Annotated[float, Meta(gt=0, le=60)]
 _Timeout = Annotated[float, Meta(gt=0, le=300)]
 
@@ -80,44 +79,6 @@ class FrameLogConfig(_Section, frozen=True, kw_only=True):
     max_bytes: _Bytes = 1 << 30
     sync_interval_seconds: _Interval = 0.2
     warmup_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
-
-
-class NonFiniteConfig(_Section, frozen=True, kw_only=True):
-    """``clear_after``: finite values in a row that end the alert."""
-
-    enabled: bool = True
-    clear_after: _Count = 5
-
-
-class RobustZConfig(_Section, frozen=True, kw_only=True):
-    """``window`` and ``min_history`` in values, ``threshold`` in robust standard deviations, ``consecutive`` values
-    outside in a row make an alert; ``ignore`` are glob patterns of metric names."""
-
-    enabled: bool = True
-    window: Annotated[int, Meta(ge=10, le=100_000)] = 50
-    min_history: Annotated[int, Meta(ge=3)] = 20
-    threshold: _Threshold = 8.0
-    consecutive: _Count = 3
-    ignore: tuple[str, ...] = (
-        "*/timing/*", "timing/*", "*_lr", "*/lr", "lr",
-        "rlhfd/*", "phase/*", "vllm/*", "ray/*", "host/*", "disk/*", "gpu/*", "process/*",
-    )  # fmt: skip
-
-
-class IncidentsConfig(_Section, frozen=True, kw_only=True):
-    """Alerts for what happened (a dead actor, a stalled phase). ``clear_after_seconds`` ends one that has no end of
-    its own, such as an OOM kill."""
-
-    enabled: bool = True
-    clear_after_seconds: Annotated[float, Meta(gt=0, le=86400)] = 600.0
-
-
-class AnalyzersConfig(_Section, frozen=True, kw_only=True):
-    """One section per analyzer."""
-
-    non_finite: NonFiniteConfig = NonFiniteConfig()
-    robust_z: RobustZConfig = RobustZConfig()
-    incidents: IncidentsConfig = IncidentsConfig()
 
 
 class PhasesConfig(_Section, frozen=True, kw_only=True):
