@@ -60,9 +60,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     All clauses of ``when`` must be true; the rule is looked at whenever a value of the first clause's metric comes, and
     fires once ``hold`` = (k, n): k of the last n looks were true. It ends when none of the last n was. ``after``: so
-    many values of the first metric before it is looked at. ``critical``: a limit of the first clause at which the severity is
-    critical. ``requires`` and ``excludes`` are facts about the run; a fact that is not known forbids nothing, but
-    ``strictly`` names facts that must be known to be true.
+    many values of the first metric before it is looked at. ``critical``: a limit of the first clause at which the
+    severity is critical. ``requires`` and ``excludes`` are facts about the run; a fact that is not known forbids
+    nothing, but ``strictly`` names facts that must be known to be true.
 
     ``when`` is empty for a rule that an analyzer of its own decides, named in ``analyzer``. ``explains`` names rules
     whose findings usually follow from this one's. ``summary`` is a template over ``metric``, ``value``, ``limit``,
