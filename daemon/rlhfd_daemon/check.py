@@ -13,7 +13,7 @@ from rlhfd_alerts.finding import Severity
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.analyzers import build
 from rlhfd_daemon.config import AnalyzersConfig
-from rlhfd_daemon.derive import RATIOS
+from rlhfd_daemon.derive import derived_names
 from rlhfd_daemon.errors import DaemonError, TraceError
 from rlhfd_daemon.frame import MAX_METRICS, VERSION, Frame
 from rlhfd_daemon.pipeline import Pipeline
@@ -140,7 +140,7 @@ class Feed:
         self._time = max(self._time, now)
         named = self._naming.canonical(row.metrics)
         # rlhfd's own step files hold the ratios that the pipeline derives once more.
-        derived = {name for name, sides in RATIOS.items() if named.keys() >= set(sides)}
+        derived = derived_names(named)
         metrics = iter([one for one in named.items() if 0 < len(one[0]) <= MAX_NAME and one[0] not in derived])
         decided: list[Transition] = []
         while part := dict(islice(metrics, MAX_METRICS)):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from rlhfd_daemon.config_analyzers import AnalyzersConfig, IncidentsConfig, NonFiniteConfig, RobustZConfig
+from rlhfd_daemon.config_analyzers import AdaptiveConfig, AnalyzersConfig, IncidentsConfig, NonFiniteConfig
 from rlhfd_daemon.config_check import cross_problems, problems_in
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
@@ -25,6 +25,7 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 __all__ = [
+    "AdaptiveConfig",
     "AnalyzersConfig",
     "Config",
     "ControlConfig",
@@ -38,7 +39,6 @@ __all__ = [
     "NonFiniteConfig",
     "PhasesConfig",
     "PollersConfig",
-    "RobustZConfig",
     "StepsConfig",
     "TargetConfig",
     "load",

@@ -6,10 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-__all__ = ["AnalyzersConfig", "IncidentsConfig", "NonFiniteConfig", "RobustZConfig"]
+__all__ = ["AdaptiveConfig", "AnalyzersConfig", "IncidentsConfig", "NonFiniteConfig"]
 
 _Count = Annotated[int, Meta(ge=1)]
-_Threshold = Annotated[float, Meta(gt=0, le=1e9)]  # the upper end also keeps out TOML's inf and nan
 
 
 class NonFiniteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,19 +18,11 @@ class NonFiniteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     clear_after: _Count = 5
 
 
-class RobustZConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``window`` and ``min_history`` in values, ``threshold`` in robust standard deviations, ``consecutive`` values
-    outside in a row make an alert; ``ignore`` are glob patterns of metric names."""
+class AdaptiveConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Metrics against their own past. ``ignore`` are glob patterns of metric names that are left alone."""
 
     enabled: bool = True
-    window: Annotated[int, Meta(ge=10, le=100_000)] = 50
-    min_history: Annotated[int, Meta(ge=3)] = 20
-    threshold: _Threshold = 8.0
-    consecutive: _Count = 3
-    ignore: tuple[str, ...] = (
-        "*/timing/*", "timing/*", "*_lr", "*/lr", "lr",
-        "rlhfd/*", "phase/*", "vllm/*", "ray/*", "host/*", "disk/*", "gpu/*", "process/*",
-    )  # fmt: skip
+    ignore: tuple[str, ...] = ()
 
 
 class IncidentsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,5 +37,5 @@ class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """One section per analyzer."""
 
     non_finite: NonFiniteConfig = NonFiniteConfig()
-    robust_z: RobustZConfig = RobustZConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
     incidents: IncidentsConfig = IncidentsConfig()

@@ -68,9 +68,6 @@ def cross_problems(config: Config) -> list[Problem]:
     problems: list[Problem] = []
     if config.framelog.max_bytes < 2 * config.framelog.segment_bytes:
         problems.append(Problem("framelog.max_bytes", "must be at least twice segment_bytes"))
-    robust_z = config.analyzers.robust_z
-    if robust_z.min_history > robust_z.window:
-        problems.append(Problem("analyzers.robust_z.min_history", "must not be above window"))
     problems += _endpoint(config.ingest.endpoint)
     if config.control.socket and not config.control.socket.startswith("/"):
         problems.append(Problem("control.socket", "must be an absolute path"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.runs import DAEMON_ROLE
 
-__all__ = ["RATIOS", "Derivation", "Derived", "ratios"]
+__all__ = ["RATIOS", "SHARES", "Derivation", "Derived", "derived_names", "ratios"]
 
 MAX_ROUNDS = 16  # of one role's phase that wait for their last rank
 MAX_KINDS = 4096
@@ -33,14 +33,36 @@ RATIOS = {
 }
 
 
+# name -> phase: how long it took against all others of the step, so that a busy machine, which slows all, is none.
+SHARES = {
+    f"rlhfd/ratio_of/{phase}_rest": f"train/timing/{phase}"
+    for phase in ("generation", "make_experience", "ppo_train", "broadcast")
+}
+STEP_SECONDS = "train/timing/step_total"
+
+
 def ratios(frame: Frame) -> Iterator[Derived]:
-    """The ratios of :data:`RATIOS` whose both sides are in ``frame``, against the absolute value of the second."""
-    if "train/policy_loss" not in frame.metrics:
+    """The ratios of :data:`RATIOS` whose both sides are in ``frame``, against the absolute value of the second, and
+    those of :data:`SHARES`."""
+    metrics = frame.metrics
+    if "train/policy_loss" not in metrics and STEP_SECONDS not in metrics:
         return
     for name, (above, below) in RATIOS.items():
-        numerator, denominator = frame.metrics.get(above), frame.metrics.get(below)
+        numerator, denominator = metrics.get(above), metrics.get(below)
         if numerator is not None and denominator:
             yield Derived(frame.role, frame.rank, frame.step, name, numerator / abs(denominator))
+    total = metrics.get(STEP_SECONDS)
+    for name, phase in SHARES.items() if total is not None else ():
+        seconds = metrics.get(phase)
+        if seconds is not None and total is not None and 0 < seconds < total:
+            yield Derived(frame.role, frame.rank, frame.step, name, seconds / (total - seconds))
+
+
+def derived_names(names: Collection[str]) -> set[str]:
+    """Which of ``names`` this module would derive from others of them once more."""
+    known = set(names)
+    found = {name for name, sides in RATIOS.items() if known.issuperset(sides)}
+    return found | {name for name, phase in SHARES.items() if phase in known and STEP_SECONDS in known}
 
 
 @dataclass

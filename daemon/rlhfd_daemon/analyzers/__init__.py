@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from rlhfd_alerts.finding import Finding
+from rlhfd_daemon.analyzers.adaptive import Adaptive
 from rlhfd_daemon.analyzers.incidents import Incidents
 from rlhfd_daemon.analyzers.non_finite import NonFinite
-from rlhfd_daemon.analyzers.robust_z import RobustZ
 from rlhfd_daemon.config import AnalyzersConfig
 from rlhfd_daemon.sample import Happening, Sample
 
@@ -40,8 +40,8 @@ def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
     found: list[Analyzer] = []
     if config.non_finite.enabled:
         found.append(NonFinite(config.non_finite))
-    if config.robust_z.enabled:
-        found.append(RobustZ(config.robust_z))
+    if config.adaptive.enabled:
+        found.append(Adaptive(config.adaptive))
     if config.incidents.enabled:
         found.append(Incidents(config.incidents))
     return tuple(found)

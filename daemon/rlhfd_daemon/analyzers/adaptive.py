@@ -1,0 +1,152 @@
+"""Metrics that leave their own course: a level, a trend, repeated spikes, or a spread that was not there before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from math import isfinite
+
+from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.families import family_of
+from rlhfd_daemon.analyzers.profiles import Profile, profile_of
+from rlhfd_daemon.analyzers.remedies import remedy
+from rlhfd_daemon.analyzers.series import MAX_SERIES, Evidence, at_step, labels
+from rlhfd_daemon.analyzers.track import Change, Track
+from rlhfd_daemon.config_analyzers import AdaptiveConfig
+from rlhfd_daemon.sample import Happening, Sample
+
+__all__ = ["RULES", "Adaptive"]
+
+RULES = ("level_change", "trend_change", "spikes", "spread_change")
+LATE_STEPS = 3  # a sample so many steps behind is late; one further back is of a run that was resumed
+
+
+class _Series:
+    __slots__ = ("active", "evidence", "last_step", "onsets", "profile", "track")
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.track = Track(profile)
+        self.evidence = Evidence()
+        self.last_step: int | None = None
+        self.active: Finding | None = None
+
+
+class Adaptive:
+    """One :class:`Track` per series of a metric that :func:`profile_of` knows how to watch. A step that comes twice
+    counts once; after a resume from an earlier step a series is learnt anew."""
+
+    def __init__(self, config: AdaptiveConfig) -> None:
+        self._config = config
+        self._series: dict[tuple[str, str, str, int | None, str], _Series | None] = {}
+        self.refused = 0
+
+    def observe(self, sample: Sample) -> Iterable[Finding]:
+        key = sample.series
+        try:
+            series = self._series[key]
+        except KeyError:
+            series = self._new(key)
+        if series is None:
+            return ()
+        step, last = sample.step, series.last_step
+        if step is not None:
+            if last is not None and step <= last:
+                return () if step > last - LATE_STEPS else self._resumed(series, sample)
+            series.last_step = step
+        series.evidence.add(sample)
+        if not isfinite(sample.value):
+            return ()
+        change = series.track.take(sample.value)
+        return () if change is None else self._changed(series, sample, change)
+
+    def happened(self, event: Happening) -> Iterable[Finding]:
+        return ()
+
+    def tick(self, now: float) -> Iterable[Finding]:
+        return ()
+
+    def forget(self, run: str, boot: str) -> None:
+        self._series = {key: one for key, one in self._series.items() if key[:2] != (run, boot)}
+
+    def _new(self, key: tuple[str, str, str, int | None, str]) -> _Series | None:
+        if len(self._series) >= MAX_SERIES:
+            self.refused += 1
+            return None
+        profile = None if self._is_ignored(key[-1]) else profile_of(key[-1])
+        self._series[key] = series = None if profile is None else _Series(profile)
+        return series
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self._config.ignore)
+
+    def _resumed(self, series: _Series, sample: Sample) -> Iterable[Finding]:
+        """The run went back to ``sample.step``: what was expected of it no longer holds."""
+        ended, fresh = series.active, _Series(series.profile)
+        fresh.last_step = sample.step
+        self._series[sample.series] = fresh
+        if isfinite(sample.value):
+            fresh.track.take(sample.value)
+        if ended is None:
+            return ()
+        return (_ended(ended, sample, f"the run went back to step {sample.step}; {sample.name} is learnt anew"),)
+
+    def _changed(self, series: _Series, sample: Sample, change: Change) -> Iterable[Finding]:
+        if not change.is_active:
+            ended, series.active = series.active, None
+            now = f"{sample.name} is {change.recent:.4g} {at_step(sample.step)}"
+            text = f"{now}: its new level" if change.new_level else f"{now}, back on its course"
+            return () if ended is None else (_ended(ended, sample, text),)
+        profile = series.profile
+        severity = profile.severity_up if change.is_up else profile.severity_down
+        if change.kind == "spread_change":
+            severity = Severity.INFO
+        onset = _onset(series.evidence.values(), sample.step, change.since)
+        finding = _begun(sample, change, severity, onset, series.evidence)
+        series.active = finding
+        return (finding,)
+
+
+def _onset(evidence: Sequence[tuple[int | None, float]], step: int | None, since: int) -> int | None:
+    """The step of the value ``since`` values ago; further back than evidence goes, by counting."""
+    if since < len(evidence):
+        return evidence[-1 - since][0]
+    return None if step is None else step - since
+
+
+def _begun(sample: Sample, change: Change, severity: Severity, onset: int | None, evidence: Evidence) -> Finding:
+    return Finding(
+        run=sample.run,
+        boot=sample.boot,
+        rule=change.kind,
+        family=family_of(sample.name),
+        metric=sample.name,
+        severity=severity,
+        active=True,
+        step=sample.step,
+        time=sample.time,
+        value=sample.value,
+        baseline=change.expected,
+        onset_step=onset,
+        onset_time=sample.time,
+        summary=_summary(sample, change, onset),
+        remedy=remedy(sample.name),
+        evidence=evidence.values(),
+        labels=labels(sample),
+    )
+
+
+def _ended(begun: Finding, sample: Sample, text: str) -> Finding:
+    return replace(begun, active=False, step=sample.step, time=sample.time, value=sample.value, summary=text)
+
+
+def _summary(sample: Sample, change: Change, onset: int | None) -> str:
+    since = "" if onset is None else f" since step {onset}"
+    expected = f"{change.expected:.4g} ± {change.scale:.2g} was to be expected"
+    if change.kind == "spikes":
+        return f"{sample.name} spikes again and again: {sample.value:.4g} {at_step(sample.step)}, {expected}{since}"
+    if change.kind == "spread_change":
+        return f"{sample.name} scatters far more than before: {sample.value:.4g} {at_step(sample.step)}, {expected}"
+    verb = ("rises to" if change.is_up else "falls to") if change.kind == "trend_change" else "is"
+    return f"{sample.name} {verb} {change.recent:.4g} {at_step(sample.step)}{since}, where {expected}"

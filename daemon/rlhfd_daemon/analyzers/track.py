@@ -1,0 +1,265 @@
+"""One series against its own past: does it leave the course that it was on, for long enough and far enough to matter?"""
+
+from __future__ import annotations
+
+from math import asinh, hypot, sinh
+from typing import NamedTuple
+
+from rlhfd_daemon.analyzers.baseline import Line, fit, middle
+from rlhfd_daemon.analyzers.profiles import Profile
+
+__all__ = ["Change", "Track"]
+
+WINDOW = 40  # values that the line is laid through
+REFIT = 8  # values from one line to the next
+REACH = 12.0  # values that the line is followed beyond its end; from there on the course is level
+ALLOWANCE, LIMIT, CLIP = 1.25, 10.0, 4.0  # of the cumulated sums, in standard deviations
+SUSPECT = 3.0  # a sum above which values do not enter the window
+ABSORBED = 24  # suspect values after which a change too small to matter is the new course
+ACCEPTED = 50  # values after which a change that was alerted is the new course
+CREEP, CREEP_SIGMAS = 3, 3.0  # lines ago, and how far from that course
+CALM, CALM_SIGMAS = 5, 2.0
+SPIKE_SIGMAS, SPIKE_FACTOR, SPIKES, SPIKES_WITHIN = 5.0, 5.0, 3, 30
+SPREAD_ALLOWANCE, SPREAD_LIMIT = 2.0, 12.0
+MIN_RELATIVE_SCALE = 0.01
+FEW = 8  # a scale estimated from so many values may be half of what it should be
+HUGE = 1e100  # whatever is beyond counts as this, so that no arithmetic overflows
+UNIT_SHARE = 0.05  # of the first values: where the logarithm of a metric gives way to its value
+
+
+class Change(NamedTuple):
+    """What has begun or ended. ``kind`` is a rule; values in the metric's unit; ``since``: how many values ago."""
+
+    kind: str
+    is_active: bool
+    is_up: bool
+    expected: float
+    scale: float
+    recent: float
+    since: int
+    new_level: bool = False
+
+
+class Track:
+    """The cumulated sums (Page 1954) of how far each value lies from the course, in standard deviations, cut at
+    ``CLIP`` so that no single value decides; ``ALLOWANCE`` of each is forgiven. Of suspect values none enters the window,
+    so that a change cannot hide itself. Memory is constant, and nothing depends on how long the series is."""
+
+    __slots__ = ("_base", "_calm", "_count", "_down", "_fitted", "_high", "_kind", "_line", "_lines", "_low", "_profile",
+                 "_seen", "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit", "_up", "_values")  # fmt: skip
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._seen = 0
+        self._kind = ""
+        self._high, self._low = float("-inf"), float("inf")
+        self._spikes: list[int] = []
+        self._unit = 0.0
+        self._begin([])
+
+    def _begin(self, values: list[float]) -> None:
+        """Go on with ``values`` as the window."""
+        self._values = values
+        self._suspects: list[float] = []
+        self._up = self._down = self._spread_up = self._spread_down = 0.0
+        self._calm = self._side = self._fitted = 0
+        self._lines: list[Line] = []
+        self._count = len(values)
+        self._line = self._laid() if values else Line(0.0, 0.0, 0.0)
+
+    def take(self, value: float) -> Change | None:
+        """What this finite value begins or ends."""
+        self._seen += 1
+        if not -HUGE < value < HUGE:
+            value = HUGE if value > 0 else -HUGE
+        if self._count < self._profile.after:
+            self._learn(value)
+            return None
+        y = self._forth(value)
+        level, slope, scale = self._line
+        ahead = self._fitted + len(self._suspects) + 1
+        off, rise = (y - level) / scale, slope * (ahead if ahead < REACH else REACH) / scale
+        if rise * off > 0:  # on the side to which it was moving: that much was to be expected
+            off = off - rise if off * off > rise * rise else 0.0
+        z = CLIP if off > CLIP else -CLIP if off < -CLIP else off
+        up = self._up + z - ALLOWANCE
+        down = self._down - z - ALLOWANCE
+        self._up = up = up if up > 0 else 0.0
+        self._down = down = down if down > 0 else 0.0
+        if up < SUSPECT and down < SUSPECT and not self._kind and off < SPIKE_SIGMAS:
+            return self._accept(y if -CLIP < off < CLIP else y - (off - z) * scale)
+        return self._suspect(value, y, off, z)
+
+    def _learn(self, value: float) -> None:
+        self._values.append(value)
+        self._count += 1
+        if self._count < self._profile.after:
+            return
+        if not self._unit:
+            self._unit = max(UNIT_SHARE * middle([abs(one) for one in self._values]), self._profile.floor, 1e-12)
+        for one in self._values:
+            self._cover(one)
+        self._begin([self._forth(one) for one in self._values])
+
+    def _accept(self, y: float) -> Change | None:
+        values = self._values
+        if self._suspects:
+            values += self._suspects
+            self._suspects = []
+        values.append(y)
+        if len(values) > WINDOW:
+            del values[: len(values) - WINDOW]
+        self._fitted += 1
+        if self._fitted < REFIT:
+            return None
+        self._fitted = 0
+        self._lines.append(self._line)
+        self._line = self._laid()
+        return self._crept() if len(self._lines) >= CREEP else None
+
+    def _crept(self) -> Change | None:
+        """Against the course of ``CREEP`` lines ago: has it changed so slowly that it took the course along?"""
+        now, then = self._line, self._lines.pop(0)
+        ahead = REFIT * CREEP
+        recent = self._back(middle(self._values[-5:]))
+        for is_up in (True, False):
+            move = then.slope * ahead if (then.slope > 0) == is_up else 0.0
+            off = (self._forth(recent) - then.level - move) / then.scale
+            if (off if is_up else -off) > CREEP_SIGMAS and self._matters(is_up, recent, self._back(then.level + move)):
+                self._line = Line(then.level + move, 0.0, then.scale)
+                self._lines.clear()
+                return self._start(self._change("trend_change", True, is_up, since=ahead // 2, recent=recent))
+        self._line = now
+        return None
+
+    def _start(self, change: Change) -> Change:
+        self._kind, self._side, self._calm = change.kind, 1 if change.is_up else -1, 0
+        return change
+
+    def _laid(self) -> Line:
+        line = fit(self._values)
+        for y in (self._values[-1], line.level):
+            self._cover(self._back(y))
+        floor = MIN_RELATIVE_SCALE if self._profile.log else MIN_RELATIVE_SCALE * abs(line.level)
+        level = self._back(line.level)
+        least = self._profile.floor / (hypot(level, self._unit) if self._profile.log else 1.0)
+        return Line(line.level, line.slope, max(line.scale * (1 + FEW / len(self._values)), floor, least, 1e-12))
+
+    def _cover(self, value: float) -> None:
+        self._high = value if value > self._high else self._high
+        self._low = value if value < self._low else self._low
+
+    def _suspect(self, value: float, y: float, off: float, z: float) -> Change | None:
+        suspects = self._suspects
+        suspects.append(y)
+        if self._kind:
+            if self._kind == "spikes":
+                self._spiked(value, off)
+            return self._watch(off)
+        found = self._spiked(value, off) or self._left() or self._spreads(z)
+        if found is not None:
+            return self._start(found)
+        if len(suspects) >= ABSORBED * self._profile.patience:
+            self._begin((self._values + suspects)[-WINDOW:])
+        elif self._up < SUSPECT and self._down < SUSPECT:  # one spike: too little for the sums
+            suspects.pop()
+            return self._accept(y - (off - z) * self._line.scale)
+        return None
+
+    def _watch(self, off: float) -> Change | None:
+        """An alert is on: is the series back on its course, has it found a new one, or gone to the other side?"""
+        self._calm = self._calm + 1 if -CALM_SIGMAS < off < CALM_SIGMAS else 0
+        if self._kind == "spikes":
+            over = self._seen - self._spikes[-1] >= SPIKES_WITHIN
+            if len(self._suspects) > WINDOW:
+                del self._suspects[0]
+            if not over:
+                return None
+        else:
+            over = self._calm >= CALM
+            if not over and len(self._suspects) < ACCEPTED:
+                return self._turned()
+        change = self._change(self._kind, False, self._side > 0, new_level=not over)
+        self._kind = ""
+        self._spikes = []
+        self._begin((self._suspects if not over else self._values + self._suspects[-CALM:])[-WINDOW:])
+        return change
+
+    def _turned(self) -> Change | None:
+        """Another change in place of the one that is on: to the other side, or where only the spread had changed."""
+        found = self._left()
+        if found is None or (found.is_up == (self._side > 0) and self._kind != "spread_change"):
+            return None
+        return self._start(found)
+
+    def _spiked(self, value: float, off: float) -> Change | None:
+        if not self._profile.spikes or off < SPIKE_SIGMAS or value < SPIKE_FACTOR * self._expected(True):
+            return None
+        self._spikes = [at for at in self._spikes if self._seen - at < SPIKES_WITHIN] + [self._seen]
+        if len(self._spikes) < SPIKES:
+            return None
+        return self._change("spikes", True, True, since=self._seen - self._spikes[0])
+
+    def _left(self) -> Change | None:
+        limit = LIMIT * self._profile.patience
+        if self._up <= limit and self._down <= limit:
+            return None
+        is_up = self._up > limit
+        recent, expected = self._recent(), self._expected(is_up)
+        if not self._matters(is_up, recent, expected):
+            self._up, self._down = min(self._up, limit), min(self._down, limit)
+            return None
+        return self._change("trend_change" if self._is_trend(is_up) else "level_change", True, is_up)
+
+    def _is_trend(self, is_up: bool) -> bool:
+        """Whether the suspect values go on moving rather than having jumped once."""
+        suspects = self._suspects
+        if len(suspects) < 6:
+            return False
+        half = len(suspects) // 2
+        further = middle(suspects[half:]) - middle(suspects[:half])
+        return (further if is_up else -further) > 2 * self._line.scale
+
+    def _spreads(self, z: float) -> Change | None:
+        """Values far from the course on either side; those on one side alone are a change of level."""
+        self._spread_up = max(0.0, self._spread_up + (z if z > 0 else 0.0) - SPREAD_ALLOWANCE / 2)
+        self._spread_down = max(0.0, self._spread_down + (-z if z < 0 else 0.0) - SPREAD_ALLOWANCE / 2)
+        if min(self._spread_up, self._spread_down) <= SPREAD_LIMIT / 2:
+            return None
+        self._spread_up = self._spread_down = 0.0
+        return self._change("spread_change", True, True)
+
+    def _matters(self, is_up: bool, recent: float, expected: float) -> bool:
+        profile, shift = self._profile, recent - expected
+        needed = profile.up if is_up else profile.down
+        if abs(shift) < profile.least or needed == float("inf"):
+            return False
+        if profile.measure == "shift":
+            return abs(shift) >= needed
+        if profile.measure == "range":
+            return abs(shift) >= needed * (self._high - self._low)
+        return abs(recent) >= needed * abs(expected) if is_up else abs(recent) * needed <= abs(expected)
+
+    def _recent(self) -> float:
+        return self._back(middle(self._suspects[-3:]))
+
+    def _expected(self, is_up: bool) -> float:
+        level, slope, _ = self._line
+        move = slope * min(self._fitted + len(self._suspects), REACH)
+        return self._back(level + (move if (move > 0) == is_up else 0.0))
+
+    def _change(self, kind: str, is_active: bool, is_up: bool, *, since: int | None = None, new_level: bool = False,
+                recent: float | None = None) -> Change:  # fmt: skip
+        expected = self._expected(is_up)
+        scale = abs(self._back(self._line.level + self._line.scale) - self._back(self._line.level))
+        count = len(self._suspects) - 1 if since is None else since
+        return Change(
+            kind, is_active, is_up, expected, scale, self._recent() if recent is None else recent, count, new_level
+        )
+
+    def _forth(self, value: float) -> float:
+        """``value`` on the scale on which its noise is even: about its logarithm, near 0 and below about linear."""
+        return asinh(value / self._unit) if self._profile.log else value
+
+    def _back(self, y: float) -> float:
+        return self._unit * sinh(min(max(y, -700.0), 700.0)) if self._profile.log else y
