@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import isfinite
@@ -55,7 +55,7 @@ class Adaptive:
             if last is not None and step <= last:
                 return () if step > last - LATE_STEPS else self._resumed(series, sample)
             series.last_step = step
-        series.evidence.add(sample)
+        series.evidence.add(step, sample.value)
         if not isfinite(sample.value):
             return ()
         change = series.track.take(sample.value)
@@ -102,17 +102,10 @@ class Adaptive:
         severity = profile.severity_up if change.is_up else profile.severity_down
         if change.kind == "spread_change":
             severity = Severity.INFO
-        onset = _onset(series.evidence.values(), sample.step, change.since)
+        onset = series.evidence.step_of(change.since)
         finding = _begun(sample, change, severity, onset, series.evidence)
         series.active = finding
         return (finding,)
-
-
-def _onset(evidence: Sequence[tuple[int | None, float]], step: int | None, since: int) -> int | None:
-    """The step of the value ``since`` values ago; further back than evidence goes, by counting."""
-    if since < len(evidence):
-        return evidence[-1 - since][0]
-    return None if step is None else step - since
 
 
 def _begun(sample: Sample, change: Change, severity: Severity, onset: int | None, evidence: Evidence) -> Finding:

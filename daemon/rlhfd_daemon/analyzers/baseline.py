@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import pi, sin, sqrt
+from operator import eq
 from typing import NamedTuple
 
 __all__ = ["Line", "fit", "middle"]
@@ -34,10 +35,9 @@ def fit(values: Sequence[float]) -> Line:
     slope = (middle(values[-third:]) - middle(values[:third])) / (count - third)
     flat = [value - slope * index for index, value in enumerate(values)]
     start = middle(flat)
-    residuals = [value - start for value in flat]
-    sizes = sorted([abs(residual) for residual in residuals])
+    sizes = sorted([abs(value - start) for value in flat])
     scale = max(MAD_TO_SIGMA * sizes[count // 2], sizes[count * 9 // 10] / WIDE_SIGMAS)
-    return Line(start + slope * (count - 1), slope, scale * _dependence(residuals, scale) if scale > 0 else 0.0)
+    return Line(start + slope * (count - 1), slope, scale * _dependence(flat, start) if scale > 0 else 0.0)
 
 
 def middle(values: Sequence[float]) -> float:
@@ -45,16 +45,12 @@ def middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def _dependence(residuals: Sequence[float], scale: float) -> float:
-    """By how much the mean of a few such values scatters more than that of independent ones: AR(1) with the correlation
-    of neighbours, of residuals cut at two ``scale``."""
-    limit = 2 * scale
-    cut = [limit if one > limit else -limit if one < -limit else one for one in residuals]
-    power = sum([one * one for one in cut])
-    if power <= 0:
+def _dependence(values: Sequence[float], middle: float) -> float:
+    """By how much the mean of a few such values scatters more than that of independent ones, for AR(1). Neighbours of
+    correlation r lie on the same side of the middle with probability 1/2 + arcsin(r) / pi (Sheppard 1899)."""
+    above = [value > middle for value in values]
+    agreement = sum(map(eq, above, above[1:])) / (len(above) - 1)
+    if agreement <= 0.5:
         return 1.0
-    correlation = sum([one * other for one, other in zip(cut, cut[1:])]) / power  # noqa: B905, RUF007 - twice as slow
-    if correlation <= 0:
-        return 1.0
-    correlation = min(correlation, MAX_CORRELATION)
+    correlation = min(sin(pi * (agreement - 0.5)), MAX_CORRELATION)
     return sqrt((1 + correlation) / (1 - correlation))

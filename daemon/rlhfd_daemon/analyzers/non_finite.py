@@ -42,7 +42,7 @@ class NonFinite:
         state = self._series.get(sample)
         if state is None:
             return ()
-        state.evidence.add(sample)
+        state.evidence.add(sample.step, sample.value)
         if not math.isfinite(sample.value):
             state.finite = 0
             if state.active:

@@ -46,14 +46,21 @@ class Evidence:
     def __init__(self) -> None:
         self._values: list[tuple[int | None, float]] = []
 
-    def add(self, sample: Sample) -> None:
+    def add(self, step: int | None, value: float) -> None:
         values = self._values
-        values.append((sample.step, sample.value))
-        if len(values) > EVIDENCE:
-            del values[0]
+        values.append((step, value))
+        if len(values) > 2 * EVIDENCE:  # now and then, not every time
+            del values[:EVIDENCE]
 
     def values(self) -> tuple[tuple[int | None, float], ...]:
-        return tuple(self._values)
+        return tuple(self._values[-EVIDENCE:])
+
+    def step_of(self, ago: int) -> int | None:
+        """The step of the value ``ago`` values before the last one; further back than is known, by counting."""
+        if ago < len(self._values):
+            return self._values[-1 - ago][0]
+        last = self._values[-1][0]
+        return None if last is None else last - ago
 
 
 def labels(sample: Sample) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""One series against its own past: does it leave the course that it was on, for long enough and far enough to matter?"""
+"""One series against its own past: does it leave its course, for long enough and far enough to matter?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rlhfd_daemon.analyzers.profiles import Profile
 __all__ = ["Change", "Track"]
 
 WINDOW = 40  # values that the line is laid through
-REFIT = 8  # values from one line to the next
+REFIT = 12  # values from one line to the next
 REACH = 12.0  # values that the line is followed beyond its end; from there on the course is level
-ALLOWANCE, LIMIT, CLIP = 1.25, 10.0, 4.0  # of the cumulated sums, in standard deviations
+ALLOWANCE, LIMIT, CLIP = 1.0, 9.0, 4.0  # of the cumulated sums, in standard deviations
 SUSPECT = 3.0  # a sum above which values do not enter the window
 ABSORBED = 24  # suspect values after which a change too small to matter is the new course
 ACCEPTED = 50  # values after which a change that was alerted is the new course
-CREEP, CREEP_SIGMAS = 3, 3.0  # lines ago, and how far from that course
+CREEP, CREEP_SIGMAS = 2, 3.0  # lines ago, and how far from that course
 CALM, CALM_SIGMAS = 5, 2.0
 SPIKE_SIGMAS, SPIKE_FACTOR, SPIKES, SPIKES_WITHIN = 5.0, 5.0, 3, 30
 SPREAD_ALLOWANCE, SPREAD_LIMIT = 2.0, 12.0
@@ -42,11 +42,13 @@ class Change(NamedTuple):
 
 class Track:
     """The cumulated sums (Page 1954) of how far each value lies from the course, in standard deviations, cut at
-    ``CLIP`` so that no single value decides; ``ALLOWANCE`` of each is forgiven. Of suspect values none enters the window,
+    ``CLIP`` so that no single value decides; ``ALLOWANCE`` of each is forgiven. Suspect values do not enter the window,
     so that a change cannot hide itself. Memory is constant, and nothing depends on how long the series is."""
 
-    __slots__ = ("_base", "_calm", "_count", "_down", "_fitted", "_high", "_kind", "_line", "_lines", "_low", "_profile",
-                 "_seen", "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit", "_up", "_values")  # fmt: skip
+    __slots__ = (
+        "_calm", "_count", "_down", "_fitted", "_high", "_kind", "_line", "_lines", "_low", "_profile", "_seen",
+        "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit", "_up", "_values",
+    )  # fmt: skip
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
@@ -253,9 +255,8 @@ class Track:
         expected = self._expected(is_up)
         scale = abs(self._back(self._line.level + self._line.scale) - self._back(self._line.level))
         count = len(self._suspects) - 1 if since is None else since
-        return Change(
-            kind, is_active, is_up, expected, scale, self._recent() if recent is None else recent, count, new_level
-        )
+        now = self._recent() if recent is None else recent
+        return Change(kind, is_active, is_up, expected, scale, now, count, new_level)
 
     def _forth(self, value: float) -> float:
         """``value`` on the scale on which its noise is even: about its logarithm, near 0 and below about linear."""
