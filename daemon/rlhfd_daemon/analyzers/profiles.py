@@ -43,7 +43,8 @@ class Profile(NamedTuple):
 # docs/detection.md.
 PROFILES: tuple[Profile, ...] = (
     Profile(("*_lr", "*/lr", "lr", "train/*num_samples", "train/rollout/num_samples")),
-    Profile(("train/timing/*",), up=1.6, log=True, patience=8.0),
+    Profile(("train/timing/step_total",), up=1.6, log=True, patience=8.0),
+    Profile(("train/timing/*",), up=1.6, severity_up=INFO, log=True, patience=8.0),
     Profile(("rlhfd/ratio_of/*_rest",), up=2.2, log=True),
     Profile(("*mismatch/prob_diff_mean", "*vllm_kl", "rlhfd/mismatch/k1", "rlhfd/mismatch/k3"), up=5.0, least=0.003,
             floor=3e-4),
