@@ -7,6 +7,10 @@ from typing import Any
 
 import msgspec
 
+__all__ = ["Happening", "Sample", "SeriesKey"]
+
+SeriesKey = tuple[str, str, str, "int | None", str]
+
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
     """``time`` in Unix seconds by the daemon's clock; ``step`` the training step, ``None`` where there is none.
@@ -23,7 +27,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
     record_id: int
 
     @property
-    def series(self) -> tuple[str, str, str, int | None, str]:
+    def series(self) -> SeriesKey:
         """What makes samples one time series."""
         return (self.run, self.boot, self.role, self.rank, self.name)
 

@@ -8,13 +8,14 @@ from fnmatch import fnmatchcase
 from math import isfinite
 
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.dispatch import Watch
 from rlhfd_daemon.analyzers.families import family_of
 from rlhfd_daemon.analyzers.profiles import Profile, profile_of
 from rlhfd_daemon.analyzers.remedies import remedy
 from rlhfd_daemon.analyzers.series import MAX_SERIES, Evidence, at_step, labels
 from rlhfd_daemon.analyzers.track import Change, Track
 from rlhfd_daemon.config_analyzers import AdaptiveConfig
-from rlhfd_daemon.sample import Happening, Sample
+from rlhfd_daemon.sample import Happening, Sample, SeriesKey
 
 __all__ = ["RULES", "Adaptive"]
 
@@ -23,43 +24,68 @@ LATE_STEPS = 3  # a sample so many steps behind is late; one further back is of 
 
 
 class _Series:
-    __slots__ = ("active", "evidence", "last_step", "onsets", "profile", "track")
+    """One series. After a resume from an earlier step it is learnt anew."""
+
+    __slots__ = ("_active", "_evidence", "_last_step", "_profile", "_track")
 
     def __init__(self, profile: Profile) -> None:
-        self.profile = profile
-        self.track = Track(profile)
-        self.evidence = Evidence()
-        self.last_step: int | None = None
-        self.active: Finding | None = None
+        self._profile = profile
+        self._track = Track(profile)
+        self._evidence = Evidence()
+        self._last_step: int | None = None
+        self._active: Finding | None = None
+
+    def observe(self, sample: Sample) -> Iterable[Finding]:
+        step, value, last = sample.step, sample.value, self._last_step
+        if step is not None:
+            if last is not None and step <= last:
+                return () if step > last - LATE_STEPS else self._resumed(sample)
+            self._last_step = step
+        self._evidence.add(step, value)
+        if not isfinite(value):
+            return ()
+        change = self._track.take(value)
+        return () if change is None else self._changed(sample, change)
+
+    def _resumed(self, sample: Sample) -> Iterable[Finding]:
+        """The run went back to ``sample.step``: what was expected of it no longer holds."""
+        ended = self._active
+        self.__init__(self._profile)  # type: ignore[misc]
+        self.observe(sample)
+        if ended is None:
+            return ()
+        return (_ended(ended, sample, f"the run went back to step {sample.step}; {sample.name} is learnt anew"),)
+
+    def _changed(self, sample: Sample, change: Change) -> Iterable[Finding]:
+        ended, self._active = self._active, None
+        if not change.is_active:
+            now = f"{sample.name} is {change.recent:.4g} {at_step(sample.step)}"
+            text = f"{now}: its new level" if change.new_level else f"{now}, back on its course"
+            return () if ended is None else (_ended(ended, sample, text),)
+        severity = self._profile.severity_up if change.is_up else self._profile.severity_down
+        if change.kind == "spread_change":
+            severity = Severity.INFO
+        onset = self._evidence.step_of(change.since)
+        self._active = begun = _begun(sample, change, severity, onset, self._evidence)
+        return (begun,) if ended is None else (_ended(ended, sample, "something else has taken its place"), begun)
 
 
 class Adaptive:
     """One :class:`Track` per series of a metric that :func:`profile_of` knows how to watch. A step that comes twice
-    counts once; after a resume from an earlier step a series is learnt anew."""
+    counts once."""
 
     def __init__(self, config: AdaptiveConfig) -> None:
         self._config = config
-        self._series: dict[tuple[str, str, str, int | None, str], _Series | None] = {}
+        self._series: dict[SeriesKey, _Series | None] = {}
         self.refused = 0
 
+    def watch(self, first: Sample) -> Watch | None:
+        series = self._of(first)
+        return None if series is None else series.observe
+
     def observe(self, sample: Sample) -> Iterable[Finding]:
-        key = sample.series
-        try:
-            series = self._series[key]
-        except KeyError:
-            series = self._new(key)
-        if series is None:
-            return ()
-        step, last = sample.step, series.last_step
-        if step is not None:
-            if last is not None and step <= last:
-                return () if step > last - LATE_STEPS else self._resumed(series, sample)
-            series.last_step = step
-        series.evidence.add(step, sample.value)
-        if not isfinite(sample.value):
-            return ()
-        change = series.track.take(sample.value)
-        return () if change is None else self._changed(series, sample, change)
+        series = self._of(sample)
+        return () if series is None else series.observe(sample)
 
     def happened(self, event: Happening) -> Iterable[Finding]:
         return ()
@@ -70,42 +96,19 @@ class Adaptive:
     def forget(self, run: str, boot: str) -> None:
         self._series = {key: one for key, one in self._series.items() if key[:2] != (run, boot)}
 
-    def _new(self, key: tuple[str, str, str, int | None, str]) -> _Series | None:
+    def _of(self, sample: Sample) -> _Series | None:
+        key = sample.series
+        if key in self._series:
+            return self._series[key]
         if len(self._series) >= MAX_SERIES:
             self.refused += 1
             return None
-        profile = None if self._is_ignored(key[-1]) else profile_of(key[-1])
-        self._series[key] = series = None if profile is None else _Series(profile)
+        profile = None if self._is_ignored(sample.name) else profile_of(sample.name)
+        series = self._series[key] = None if profile is None else _Series(profile)
         return series
 
     def _is_ignored(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._config.ignore)
-
-    def _resumed(self, series: _Series, sample: Sample) -> Iterable[Finding]:
-        """The run went back to ``sample.step``: what was expected of it no longer holds."""
-        ended, fresh = series.active, _Series(series.profile)
-        fresh.last_step = sample.step
-        self._series[sample.series] = fresh
-        if isfinite(sample.value):
-            fresh.track.take(sample.value)
-        if ended is None:
-            return ()
-        return (_ended(ended, sample, f"the run went back to step {sample.step}; {sample.name} is learnt anew"),)
-
-    def _changed(self, series: _Series, sample: Sample, change: Change) -> Iterable[Finding]:
-        if not change.is_active:
-            ended, series.active = series.active, None
-            now = f"{sample.name} is {change.recent:.4g} {at_step(sample.step)}"
-            text = f"{now}: its new level" if change.new_level else f"{now}, back on its course"
-            return () if ended is None else (_ended(ended, sample, text),)
-        profile = series.profile
-        severity = profile.severity_up if change.is_up else profile.severity_down
-        if change.kind == "spread_change":
-            severity = Severity.INFO
-        onset = series.evidence.step_of(change.since)
-        finding = _begun(sample, change, severity, onset, series.evidence)
-        series.active = finding
-        return (finding,)
 
 
 def _begun(sample: Sample, change: Change, severity: Severity, onset: int | None, evidence: Evidence) -> Finding:
