@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-__all__ = ["AdaptiveConfig", "AnalyzersConfig", "IncidentsConfig", "NonFiniteConfig"]
+__all__ = ["AbsenceConfig", "AdaptiveConfig", "AnalyzersConfig", "IncidentsConfig", "NonFiniteConfig"]
 
 _Count = Annotated[int, Meta(ge=1)]
 
@@ -33,9 +33,29 @@ class IncidentsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     clear_after_seconds: Annotated[float, Meta(gt=0, le=86400)] = 600.0
 
 
+class AbsenceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric that came with nearly every step, at least ``min_history`` times, is missing after ``missing_steps``
+    steps without it. One that varied in nearly all of ``frozen_history`` values or more is frozen after
+    ``frozen_steps`` equal ones, unless it is named in ``constant``. Checkpoints are overdue by more than
+    ``checkpoint_intervals`` of their intervals. ``ignore`` and ``constant`` are glob patterns of metric names."""
+
+    enabled: bool = True
+    missing_steps: Annotated[int, Meta(ge=2, le=50)] = 3
+    min_history: Annotated[int, Meta(ge=5)] = 20
+    frozen_steps: Annotated[int, Meta(ge=5)] = 20
+    frozen_history: Annotated[int, Meta(ge=10)] = 30
+    checkpoint_intervals: _Count = 2
+    ignore: tuple[str, ...] = ("rlhfd/*", "phase/*", "eval/*", "vllm/*", "ray/*", "host/*", "gpu/*", "process/*")
+    constant: tuple[str, ...] = (
+        "*_lr", "*/lr", "lr", "*learning_rate*", "*_coef", "*coefficient*", "*_total", "*_count", "*_limit*",
+        "*capacity*", "*epoch*",
+    )  # fmt: skip
+
+
 class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One section per analyzer."""
 
     non_finite: NonFiniteConfig = NonFiniteConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
     incidents: IncidentsConfig = IncidentsConfig()
+    absence: AbsenceConfig = AbsenceConfig()

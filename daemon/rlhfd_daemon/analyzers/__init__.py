@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from rlhfd_alerts.finding import Finding
+from rlhfd_daemon.analyzers.absence import Absence
 from rlhfd_daemon.analyzers.adaptive import Adaptive
 from rlhfd_daemon.analyzers.incidents import Incidents
 from rlhfd_daemon.analyzers.non_finite import NonFinite
+from rlhfd_daemon.analyzers.overdue import NoCheckpoint
 from rlhfd_daemon.config import AnalyzersConfig
 from rlhfd_daemon.sample import Happening, Sample
 
@@ -42,6 +44,8 @@ def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
         found.append(NonFinite(config.non_finite))
     if config.adaptive.enabled:
         found.append(Adaptive(config.adaptive))
+    if config.absence.enabled:
+        found += [Absence(config.absence), NoCheckpoint(config.absence)]
     if config.incidents.enabled:
         found.append(Incidents(config.incidents))
     return tuple(found)
