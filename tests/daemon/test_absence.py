@@ -286,7 +286,15 @@ def test_checkpoints_are_overdue_by_more_than_two_intervals_once_and_until_the_n
     assert (found[0].family, found[0].onset_step, found[0].value, found[0].baseline) == ("checkpoint", 80, 61.0, 20.0)
     assert "no checkpoint since step 60, at step 121 now; they used to come every 20 steps" in found[0].summary
     assert [one.active for one in saved(analyzer, 200)] == [False]
-    assert saved(analyzer, 220) == []
+    found = feed(analyzer, [(step, {"train/kl": 0.1}) for step in range(201, 300)])
+    assert [(one.step, one.active) for one in found] == [(261, True)]  # the pause was no interval
+
+
+def test_of_all_series_a_few_of_one_process_are_enough_to_know_the_step() -> None:
+    analyzer = NoCheckpoint(AbsenceConfig())
+    first = [Sample("r", "b", "PPOTrainer", rank, 1, name, 1.0, 1.0, 1) for rank in (0, 1) for name in NAMES]
+    assert [analyzer.watch(one) is not None for one in first] == [True] * 3 + [False] * 5
+    assert analyzer.watch(Sample("r2", "b", "rlhfd", None, None, "gpu/0/power_watts", 1.0, 1.0, 1)) is None
 
 
 def test_a_checkpoint_that_failed_is_none() -> None:
@@ -313,3 +321,13 @@ def test_checkpoints_of_a_forgotten_run_are_forgotten() -> None:
     analyzer = trained(60, every=20)
     analyzer.forget("r", "b")
     assert feed(analyzer, [(5000, {"train/kl": 0.1})]) == []
+
+
+def test_only_series_with_steps_that_are_not_ignored_are_watched() -> None:
+    def first(name: str, step: int | None = 1, role: str = "PPOTrainer") -> Sample:
+        return Sample("r", "b", role, None, step, name, 1.0, 1.0, 1)
+
+    analyzer = absence()
+    assert analyzer.watch(first("train/kl")) is not None
+    unwatched = [first("gpu/0/power_watts", None), first("rlhfd/kl/k1"), first("train/kl", role="rlhfd")]
+    assert [analyzer.watch(one) for one in unwatched] == [None] * 3

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from math import isfinite
 
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.dispatch import Watch
 from rlhfd_daemon.analyzers.families import family_of
 from rlhfd_daemon.analyzers.presence import DORMANT, Key, Process, Together
 from rlhfd_daemon.analyzers.series import MAX_SERIES, labels
 from rlhfd_daemon.config_analyzers import AbsenceConfig
 from rlhfd_daemon.runs import DAEMON_ROLE
-from rlhfd_daemon.sample import Happening, Sample
+from rlhfd_daemon.sample import Happening, Sample, SeriesKey
 
 __all__ = ["FROZEN", "MISSING", "Absence"]
 
@@ -33,88 +35,42 @@ REPEAT_REMEDY = (
 )
 
 
-class Absence:
-    """Common path: two dictionary look-ups a sample. Samples without a step are of no concern."""
+class _Series:
+    """What one metric of one process says of itself and of the others."""
 
-    def __init__(self, config: AbsenceConfig) -> None:
-        self._config = config
-        self._processes: dict[tuple[str, str, str, int | None], Process] = {}
-        self._names = 0
-        self.refused = 0
-        # The samples of a frame share their strings: the process of the last sample is that of most.
-        self._run = self._boot = self._role = ""
-        self._rank: int | None = None
-        self._process = Process()
+    __slots__ = ("_config", "_key", "_process")
+
+    def __init__(self, process: Process, key: Key, config: AbsenceConfig) -> None:
+        self._process, self._key, self._config = process, key, config
 
     def observe(self, sample: Sample) -> Iterable[Finding]:
-        step = sample.step
+        step, key, process = sample.step, self._key, self._process
         if step is None:
             return ()
-        role, run, boot = sample.role is self._role, sample.run is self._run, sample.boot is self._boot
-        is_same = role and run and boot and sample.rank == self._rank
-        process = self._process if is_same else self._process_of(sample)
-        name = sample.name
-        key = process.keys[name] if name in process.keys else self._meet(process, sample)
-        if key is None:
-            return ()
-        found: tuple[Finding, ...] = () if step == process.step else self._turned(process, sample, step)
-        turn = process.turn
-        since = turn - key.turn
-        if since != 1:
-            if since == 0:
+        found = () if step == process.step else self._turned(sample, step)
+        turn, value = process.turn, sample.value
+        if turn - key.turn != 1:
+            if turn == key.turn:
                 return found  # the same step once more
-            found += self._came_back(process, key, sample)
+            found += self._came_back(sample)
         key.turn = turn
         key.seen += 1
-        value = sample.value
         if value == key.value:
             key.same += 1
             if key.same == self._config.frozen_steps - 1:
                 process.suspects = True
-        elif value - value == 0.0:  # finite
+        elif isfinite(value):
             if key.same:
-                found += self._moved(key, sample)
+                found += self._moved(sample)
             key.changes += 1
             key.value, key.since, key.since_time = value, step, sample.time
         else:
             key.odd += 1
         return found
 
-    def happened(self, event: Happening) -> Iterable[Finding]:
-        return ()
-
-    def tick(self, now: float) -> Iterable[Finding]:
-        return ()
-
-    def forget(self, run: str, boot: str) -> None:
-        for key in [key for key in self._processes if key[:2] == (run, boot)]:
-            self._names -= len(self._processes.pop(key).keys)
-        self._role = ""
-
-    def _process_of(self, sample: Sample) -> Process:
-        key = (sample.run, sample.boot, sample.role, sample.rank)
-        process = self._processes.get(key)
-        if process is None:
-            process = Process()
-            if self._names < MAX_SERIES:
-                self._processes[key] = process
-        self._run, self._boot, self._role, self._rank, self._process = *key, process
-        return process
-
-    def _meet(self, process: Process, sample: Sample) -> Key | None:
-        """The first time that this process sends this metric."""
-        if self._names >= MAX_SERIES:
-            self.refused += 1
-            return None
-        self._names += 1
-        name, config = sample.name, self._config
-        if sample.role == DAEMON_ROLE or any(fnmatchcase(name, pattern) for pattern in config.ignore):
-            process.keys[name] = None
-            return None
-        return process.watch(Key(name, not any(fnmatchcase(name, pattern) for pattern in config.constant)))
-
-    def _turned(self, process: Process, sample: Sample, step: int) -> tuple[Finding, ...]:
+    def _turned(self, sample: Sample, step: int) -> tuple[Finding, ...]:
         """A sample of another step than the last one of this process."""
+        process, config = self._process, self._config
         found: list[Finding] = []
         if process.is_resumed(step):
             found += [_missing(one, sample, active=False) for one in process.gone()]
@@ -122,7 +78,6 @@ class Absence:
             process.resume()
         if not process.is_next(step, sample.time):
             return tuple(found)
-        config = self._config
         lost = process.missing(config.missing_steps, config.min_history)
         if lost is not None:
             found.append(_missing(lost, sample, active=True))
@@ -131,9 +86,9 @@ class Absence:
             found.append(_frozen(still, sample, active=True))
         return tuple(found)
 
-    def _came_back(self, process: Process, key: Key, sample: Sample) -> tuple[Finding, ...]:
-        """A metric after turns without it, or for the first time."""
-        absent = process.turn - 1 - key.turn
+    def _came_back(self, sample: Sample) -> tuple[Finding, ...]:
+        """The metric comes after turns without it, or for the first time."""
+        key, absent = self._key, self._process.turn - 1 - self._key.turn
         gone, key.gone = key.gone, None
         if gone is None:
             if key.turn != DORMANT:
@@ -143,8 +98,9 @@ class Absence:
         gone.waiting -= 1
         return (_missing(gone, sample, active=False),) if gone.waiting == 0 else ()
 
-    def _moved(self, key: Key, sample: Sample) -> tuple[Finding, ...]:
+    def _moved(self, sample: Sample) -> tuple[Finding, ...]:
         """Another value after equal ones. Those of a reported standstill are forgotten."""
+        key = self._key
         same, key.same = key.same, 0
         frozen, key.frozen = key.frozen, None
         if frozen is None:
@@ -152,6 +108,54 @@ class Absence:
         key.seen -= same
         frozen.waiting -= 1
         return (_frozen(frozen, sample, active=False),) if frozen.waiting == 0 else ()
+
+
+class Absence:
+    """Looks at each process as a whole, step by step; what comes without a step is of no concern."""
+
+    def __init__(self, config: AbsenceConfig) -> None:
+        self._config = config
+        self._processes: dict[tuple[str, str, str, int | None], Process] = {}
+        self._series: dict[SeriesKey, _Series | None] = {}
+        self.refused = 0
+
+    def watch(self, first: Sample) -> Watch | None:
+        series = self._of(first)
+        return None if series is None else series.observe
+
+    def observe(self, sample: Sample) -> Iterable[Finding]:
+        series = self._of(sample)
+        return () if series is None else series.observe(sample)
+
+    def happened(self, event: Happening) -> Iterable[Finding]:
+        return ()
+
+    def tick(self, now: float) -> Iterable[Finding]:
+        return ()
+
+    def forget(self, run: str, boot: str) -> None:
+        self._processes = {key: one for key, one in self._processes.items() if key[:2] != (run, boot)}
+        self._series = {key: one for key, one in self._series.items() if key[:2] != (run, boot)}
+
+    def _of(self, sample: Sample) -> _Series | None:
+        name = sample.series
+        if name in self._series:
+            return self._series[name]
+        if len(self._series) >= MAX_SERIES:
+            self.refused += 1
+            return None
+        concerns = sample.step is not None and sample.role != DAEMON_ROLE
+        if not concerns or _is_one_of(sample.name, self._config.ignore):
+            self._series[name] = None
+            return None
+        process = self._processes.setdefault(name[:4], Process())
+        key = process.watch(Key(sample.name, may_freeze=not _is_one_of(sample.name, self._config.constant)))
+        series = self._series[name] = _Series(process, key, self._config)
+        return series
+
+
+def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _missing(one: Together, sample: Sample, active: bool) -> Finding:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import median
 
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.dispatch import Watch
 from rlhfd_daemon.config_analyzers import AbsenceConfig
 from rlhfd_daemon.sample import Happening, Sample
 
@@ -19,6 +20,7 @@ REMEDY = (
 )
 PHASES = frozenset({"checkpoint", "save_model"})
 MAX_RUNS = 4096
+WATCHED = 3  # series of it
 INTERVALS = 2  # alike, before they are a habit
 KEPT = 5
 JITTER = 0.2  # of an interval, at least one step: a rank saves a little before or after the trainer says its step
@@ -37,7 +39,7 @@ class Checkpoints:
 
     def written(self, step: int) -> None:
         """One was written at ``step``."""
-        if self.last is not None and step > self.last:
+        if self.last is not None and step > self.last and not self.is_overdue:
             self._intervals = [*self._intervals, step - self.last][-KEPT:]
         elif self.last is not None and step < self.last:  # resumed
             self._intervals = []
@@ -65,14 +67,33 @@ class NoCheckpoint:
         self._intervals = config.checkpoint_intervals
         self._runs: dict[_Run, Checkpoints] = {}
         self._steps: dict[_Run, int] = {}
-        self._run, self._step = "", -1  # of the last sample: most are like it
+        self._leaders: dict[_Run, tuple[str, int | None]] = {}  # whose step is the run's: who was first to say one
+        self._watched: dict[_Run, int] = {}
+
+    def watch(self, first: Sample) -> Watch | None:
+        key = (first.run, first.boot)
+        if first.step is None or (key not in self._leaders and len(self._leaders) >= MAX_RUNS):
+            return None
+        leader = self._leaders.setdefault(key, (first.role, first.rank))
+        watched = self._watched.get(key, 0)
+        if leader != (first.role, first.rank) or watched >= WATCHED:
+            return None
+        self._watched[key] = watched + 1
+        return self.observe
 
     def observe(self, sample: Sample) -> Iterable[Finding]:
-        step = sample.step
-        if step is None or (step == self._step and sample.run is self._run):
+        step, key = sample.step, (sample.run, sample.boot)
+        if step is None or step == self._steps.get(key):
             return ()
-        self._run, self._step = sample.run, step
-        return self._reached((sample.run, sample.boot), step, sample.time)
+        self._steps[key] = step
+        known = self._runs.get(key)
+        if known is None or known.is_overdue or not known.is_late(step, self._intervals):
+            return ()
+        known.is_overdue = True
+        text = (
+            f"no checkpoint since step {known.last}, at step {step} now; they used to come every {known.interval} steps"
+        )
+        return (_finding(key, known, step, sample.time, text),)
 
     def happened(self, event: Happening) -> Iterable[Finding]:
         if event.name != "phase_end" or event.fields.get("phase") not in PHASES or event.fields.get("error"):
@@ -95,22 +116,8 @@ class NoCheckpoint:
         return ()
 
     def forget(self, run: str, boot: str) -> None:
-        self._runs.pop((run, boot), None)
-        self._steps.pop((run, boot), None)
-
-    def _reached(self, key: _Run, step: int, time: float) -> Iterable[Finding]:
-        """A process of the run is at ``step``; the one that is furthest counts."""
-        if key not in self._steps and len(self._steps) >= MAX_RUNS:
-            return ()
-        known = self._runs.get(key)
-        self._steps[key] = max(step, self._steps.get(key, step))
-        if known is None or known.is_overdue or not known.is_late(step, self._intervals):
-            return ()
-        known.is_overdue = True
-        text = (
-            f"no checkpoint since step {known.last}, at step {step} now; they used to come every {known.interval} steps"
-        )
-        return (_finding(key, known, step, time, text),)
+        for known in (self._runs, self._steps, self._leaders, self._watched):
+            known.pop((run, boot), None)
 
 
 def _finding(key: _Run, known: Checkpoints, step: int, time: float, text: str) -> Finding:

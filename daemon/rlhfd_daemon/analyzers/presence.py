@@ -75,10 +75,9 @@ class Together:
 class Process:
     """One process: its turns are the steps that it reported on, in the order in which they came."""
 
-    __slots__ = ("keys", "recent", "step", "suspects", "turn", "watched")
+    __slots__ = ("recent", "step", "suspects", "turn", "watched")
 
     def __init__(self) -> None:
-        self.keys: dict[str, Key | None] = {}  # None: of no concern
         self.watched: list[Key] = []
         self.turn = 0
         self.step = BEFORE
@@ -86,7 +85,6 @@ class Process:
         self.recent: deque[tuple[int, float]] = deque(maxlen=64)  # step and time of the last turns
 
     def watch(self, key: Key) -> Key:
-        self.keys[key.name] = key
         self.watched.append(key)
         return key
 
