@@ -6,7 +6,7 @@ PROMTOOL := $(or $(shell command -v promtool 2>/dev/null),$(VENV)/prometheus/usr
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-openrlhf openrlhf-env test-openrlhf clean
+.PHONY: help demo test check bench bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(VENV)/installed ## what emit() costs beside its peers, and the daemon i
 	$(BIN)/python tests/bench/emit_cost.py
 	$(BIN)/python tests/bench/startup_cost.py
 	$(BIN)/python tests/bench/daemon_load.py
+
+bench-detection: $(VENV)/installed ## how well faults are found, on labelled runs, beside simpler ways
+	$(BIN)/python tests/bench/detection.py
 
 bench-openrlhf: $(VENV)/installed openrlhf-env ## what the hooks cost a real PPO run (half an hour)
 	PYTHONPATH=tests $(BIN)/python tests/bench/hook_overhead.py
