@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from rlhfd_alerts.alert import Alert, AlertState
+from rlhfd_alerts.alert import Alert, AlertState, Place
 from rlhfd_alerts.finding import Finding, Severity
 
 __all__ = ["alert_from_json", "alert_to_json"]
@@ -18,11 +18,13 @@ def alert_to_json(alert: Alert) -> str:
 
 
 def alert_from_json(text: str) -> Alert:
-    """Return the alert that :func:`alert_to_json` wrote. Raises ``ValueError`` if it did not write this."""
+    """Return the alert that :func:`alert_to_json` wrote, now or before there were episodes. Raises ``ValueError`` if
+    it did not write this."""
     try:
         fields: dict[str, Any] = json.loads(text)
         finding = _finding(fields.pop("finding"))
-        return Alert(**{**fields, "finding": finding, "state": AlertState(fields["state"])})
+        place = _place(fields.get("place"))
+        return Alert(**{**fields, "finding": finding, "state": AlertState(fields["state"]), "place": place})
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an alert: {error}") from error
 
@@ -36,3 +38,7 @@ def _finding(fields: dict[str, Any]) -> Finding:
             "labels": tuple((name, value) for name, value in fields["labels"]),
         }
     )
+
+
+def _place(fields: dict[str, Any] | None) -> Place | None:
+    return None if fields is None else Place(**{**fields, "severity": Severity(fields["severity"])})

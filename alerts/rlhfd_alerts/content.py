@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import statistics
-from collections.abc import Sequence
-
 from rlhfd_alerts.alert import Alert, Notification
 from rlhfd_alerts.canonical import canonical_json, spell, timestamp
+from rlhfd_alerts.episode_content import episode_content, rule_url
+from rlhfd_alerts.sparkline import sparkline
 
 __all__ = ["body", "canonical_json", "sparkline"]
-
-_BARS = "▁▂▃▄▅▆▇█"
-_FLAT = "▄"
-_NOT_FINITE = "×"
-_WIDTH = 32
 
 
 def body(notification: Notification) -> dict[str, object]:
     """Return the body; a pure function of the notification, since replay compares it byte for byte.
 
-    The head (family, summary, remedy) is the most severe alert's. Times are RFC 3339 UTC; non-finite numbers
-    are the strings "NaN", "Infinity" and "-Infinity".
+    The head (rule, family, summary, remedy) is that of :attr:`Notification.head`; ``alerts`` are what changed now,
+    ``episode`` is the whole. Times are RFC 3339 UTC; non-finite numbers are the strings "NaN", "Infinity" and
+    "-Infinity".
     """
-    lead = notification.lead.alert.finding
+    head, episode = notification.head.finding, notification.episode
     alerts = [transition.alert for transition in notification.transitions]
+    more = (len(alerts) if episode is None else len(episode.members) + episode.more) - 1
     return {
         "type": f"alert.{notification.state.value}",
         "timestamp": timestamp(notification.lead.time),
         "data": {
             "run": notification.run,
             "boot": notification.boot,
-            "rule": notification.rule,
-            "family": lead.family,
+            "rule": head.rule,
+            "rule_url": rule_url(head.rule),
+            "family": head.family,
             "severity": notification.severity.value,
             "state": notification.state.value,
             "step": max((a.last_step for a in alerts if a.last_step is not None), default=None),
-            "summary": lead.summary if len(alerts) == 1 else f"{lead.summary} (and {len(alerts) - 1} more)",
-            "remedy": lead.remedy,
+            "summary": f"{head.summary} (and {more} more)" if more else head.summary,
+            "remedy": head.remedy,
+            "episode": None if episode is None else episode_content(episode),
             "alerts": [_alert(alert) for alert in alerts],
         },
     }
@@ -48,6 +44,9 @@ def _alert(alert: Alert) -> dict[str, object]:
     finding = alert.finding
     return {
         "fingerprint": alert.fingerprint,
+        "rule": finding.rule,
+        "family": finding.family,
+        "severity": finding.severity.value,
         "metric": finding.metric,
         "value": spell(alert.last_value),
         "baseline": spell(finding.baseline),
@@ -61,36 +60,3 @@ def _alert(alert: Alert) -> dict[str, object]:
         "sparkline": sparkline([value for _, value in finding.evidence]),
         "labels": dict(finding.labels),
     }
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Return ``values`` (oldest first) as at most 32 bars from lowest to highest; "×" is not a finite number.
-
-    More values than bars are folded: a bar shows the most unusual value of its share, so that a spike survives.
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return _NOT_FINITE * min(len(values), _WIDTH)
-    centre = statistics.median_low(finite)
-    shown = [_most_unusual(share, centre) for share in _shares(values)]
-    low, high = min(finite), max(finite)
-    return "".join(_bar(value, low, high) for value in shown)
-
-
-def _shares(values: Sequence[float]) -> list[Sequence[float]]:
-    count = min(len(values), _WIDTH)
-    edges = [index * len(values) // count for index in range(count + 1)]
-    return [values[start:end] for start, end in itertools.pairwise(edges)]
-
-
-def _most_unusual(values: Sequence[float], centre: float) -> float:
-    return max(values, key=lambda value: abs(value - centre) if math.isfinite(value) else math.inf)
-
-
-def _bar(value: float, low: float, high: float) -> str:
-    if not math.isfinite(value):
-        return _NOT_FINITE
-    span = high / 2 - low / 2  # halved: high - low can overflow
-    if span == 0:
-        return _FLAT
-    return _BARS[min(int((value / 2 - low / 2) / span * len(_BARS)), len(_BARS) - 1)]

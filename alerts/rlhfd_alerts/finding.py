@@ -42,3 +42,4 @@ class Finding:
     remedy: str
     evidence: tuple[tuple[int | None, float], ...] = ()  # (step, value), oldest first
     labels: tuple[tuple[str, str], ...] = ()  # role, rank, ...
+    episode: str = ""  # which one it belongs to; empty until that is decided

@@ -30,15 +30,19 @@ class Lifecycle:
         self._firing = {alert.fingerprint: alert for alert in alerts if alert.state is AlertState.FIRING}
 
     def observe(self, finding: Finding, record_id: int) -> Transition | None:
-        """Return the transition that ``finding`` causes, ``None`` if it only confirms what is known."""
+        """Return the transition that ``finding`` causes, ``None`` if it only confirms what is known.
+
+        A higher severity than the alert has is a transition, too: it fires again, with the onset it had.
+        """
         key = fingerprint(finding)
         alert = self._firing.get(key)
         if alert is None:
             return self._start(key, finding, record_id) if finding.active else None
         latest = replace(alert, last_value=finding.value, last_step=finding.step)
         if finding.active:
-            self._firing[key] = latest
-            return None
+            is_worse = finding.severity.rank > alert.finding.severity.rank
+            self._firing[key] = _raised(latest, finding) if is_worse else latest
+            return Transition(self._firing[key], AlertState.FIRING, record_id, finding.time) if is_worse else None
         del self._firing[key]
         resolved = replace(latest, state=AlertState.RESOLVED, ends_at=finding.time)
         return Transition(resolved, AlertState.RESOLVED, record_id, finding.time)
@@ -55,3 +59,9 @@ class Lifecycle:
         )
         self._firing[key] = alert
         return Transition(alert, AlertState.FIRING, record_id, finding.time)
+
+
+def _raised(alert: Alert, finding: Finding) -> Alert:
+    begun = alert.finding
+    raised = replace(finding, onset_step=begun.onset_step, onset_time=begun.onset_time, episode=begun.episode)
+    return replace(alert, finding=raised)

@@ -23,7 +23,7 @@ __all__ = ["Delivery", "Outbox"]
 _KEEP_SETTLED = 10_000
 _KEEP_RESOLVED = 1_000
 
-# The oldest pending of each lane (run, boot, rule): "resolved" never overtakes the "firing" it belongs to, while one
+# The oldest pending of each lane (run, boot, episode): "resolved" never overtakes the "firing" it belongs to, while one
 # undeliverable message holds up no other lane.
 _HEADS = """
 FROM outbox AS head WHERE target = :target AND state = 'pending' AND NOT EXISTS (
@@ -120,7 +120,7 @@ class Outbox:
         return [alert for fingerprint, text in rows if (alert := _read(fingerprint, text)) is not None]
 
     def due(self, target: str, now: float, limit: int) -> list[Delivery]:
-        """Return up to ``limit`` deliveries to attempt now, longest due first, one per run, boot and rule.
+        """Return up to ``limit`` deliveries to attempt now, longest due first, one per run, boot and episode.
 
         Longest due and not oldest: a message that fails again and again goes behind those not yet tried.
         A row scheduled beyond the horizon is due: the clock was set back under it.
@@ -198,7 +198,9 @@ def _alert_row(transition: Transition) -> tuple[str, str, float, str]:
 
 
 def _lane(notification: Notification) -> str:
-    return canonical_json([notification.run, notification.boot, notification.rule]).decode()
+    episode = notification.episode
+    subject = notification.rule if episode is None else episode.id
+    return canonical_json([notification.run, notification.boot, subject]).decode()
 
 
 def _advance(db: sqlite3.Connection, record_id: int) -> None:

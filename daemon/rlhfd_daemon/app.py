@@ -126,7 +126,7 @@ class App:
         state_dir = Path(self.config.daemon.state_dir)
         self.outbox = Outbox.open(state_dir / "alerts.sqlite3")
         self.framelog.open(minimum_next_id=self.outbox.decided_through() + 1)
-        self.pipeline.lifecycle.restore(self.outbox.alerts())
+        self.pipeline.restore(self.outbox.alerts())
         self.recorder = Recorder(
             self.framelog,
             self.runs,
@@ -179,7 +179,7 @@ class App:
                 recorder=self.recorder,
                 framelog=self.framelog,
                 delivery=self.delivery,
-                lifecycle=self.pipeline.lifecycle,
+                pipeline=self.pipeline,
                 runs=self.runs,
                 pollers=self.pollers,
             )

@@ -23,7 +23,7 @@ from rlhfd_daemon.sample import Sample
 from rlhfd_daemon.traces import Damaged, FrameTrace, Naming, Row, RowTrace, find
 from rlhfd_daemon.traces.frames import records
 
-__all__ = ["Check", "alert_of", "episode_of"]
+__all__ = ["Check", "alert_of"]
 
 CLEAN, WARNINGS, CRITICAL = 0, 1, 2
 ROLE, BOOT = "PPOTrainer", "check"
@@ -72,7 +72,7 @@ class Check:
         return CRITICAL if self._worst is Severity.CRITICAL else WARNINGS
 
     def transitions(self) -> Iterator[Transition]:
-        """Every alert that begins or ends, in the log's order.
+        """Every alert that begins, becomes worse or ends, in the log's order.
 
         :raises TraceError: the log holds not one metric.
         """
@@ -168,13 +168,6 @@ class Feed:
         return self._pipeline.observe(frame, time_ns, self._frames)
 
 
-def episode_of(transition: Transition) -> str:
-    """What the firing and the resolved line of one alert have in common, and no other line."""
-    finding = transition.alert.finding
-    onset = f"{transition.alert.starts_at:.3f}" if finding.onset_step is None else finding.onset_step
-    return f"{transition.alert.fingerprint}-{onset}"
-
-
 def alert_of(transition: Transition, has_times: bool) -> dict[str, object]:
     """The object of one line of `--json`; numbers that are not finite are the texts NaN, Infinity and -Infinity."""
     alert, finding = transition.alert, transition.alert.finding
@@ -188,7 +181,7 @@ def alert_of(transition: Transition, has_times: bool) -> dict[str, object]:
         "severity": finding.severity.value,
         "metric": finding.metric,
         "value": spell(alert.last_value),
-        "episode": episode_of(transition),
+        "episode": finding.episode,
         "onset_step": finding.onset_step,
         "summary": finding.summary,
         "remedy": finding.remedy,

@@ -1,34 +1,51 @@
-"""What `rlhfd check` tells people: the worst first, alerts with the same remedy together, then one line in sum."""
+"""What `rlhfd check` tells people: episodes, the worst first; in each the first cause, what followed, what to do."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rich.text import Text
 
-from rlhfd_alerts.alert import AlertState, Transition
-from rlhfd_alerts.content import sparkline
+from rlhfd_alerts.alert import AlertState, Episode, Transition
 from rlhfd_alerts.finding import Finding, Severity
-from rlhfd_daemon.check import Check, episode_of
+from rlhfd_alerts.sparkline import sparkline
+from rlhfd_daemon.check import Check
 
 __all__ = ["Report"]
 
 STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 INDENT = " " * 10
-MAX_ALERTS = 4096  # kept for the report
-MAX_METRICS = 8  # of one block
-MAX_EPISODES = 3
+MAX_KEPT = 1024  # episodes
+MAX_SHOWN = 50  # episodes
+MAX_MEMBERS = 8  # of one episode
+MAX_SPANS = 3
 NAME_WIDTH = 44
 
 
 @dataclass
-class _Alert:
-    """All episodes of one alert: from the step it began on to the one on which it was over, ``None`` if never."""
+class _Member:
+    """One condition of an episode: when it held, each time; the end is ``None`` while it does."""
 
-    first: Finding
-    episodes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    finding: Finding
+    spans: list[tuple[int | None, int | None]] = field(default_factory=list)
+
+
+@dataclass
+class _Told:
+    """An episode as it stood last, and its conditions by fingerprint."""
+
+    last: Episode | None
+    severity: Severity
+    members: dict[str, _Member] = field(default_factory=dict)
+
+    def ordered(self) -> list[_Member]:
+        """The first cause first."""
+        if self.last is None:
+            return list(self.members.values())
+        known = [self.last.cause.fingerprint, *(member.fingerprint for member in self.last.members)]
+        return [self.members[key] for key in dict.fromkeys((*known, *self.members)) if key in self.members]
 
 
 class Report:
@@ -36,62 +53,86 @@ class Report:
 
     def __init__(self, width: int) -> None:
         self._width = max(60, min(width, 120))
-        self._alerts: dict[str, _Alert] = {}
+        self._episodes: dict[str, _Told] = {}
+        self._counts = dict.fromkeys(reversed(Severity), 0)
 
     def add(self, transition: Transition) -> None:
         """Take one transition into account."""
         alert, finding = transition.alert, transition.alert.finding
-        if alert.fingerprint not in self._alerts and len(self._alerts) >= MAX_ALERTS:
-            return
-        known = self._alerts.setdefault(alert.fingerprint, _Alert(finding))
-        end = alert.last_step if transition.state is AlertState.RESOLVED else None
-        known.episodes[episode_of(transition)] = (finding.onset_step, end)
+        key = finding.episode or alert.fingerprint
+        told = self._episodes.get(key)
+        if told is None:
+            if len(self._episodes) >= MAX_KEPT:
+                return
+            told = self._episodes[key] = _Told(transition.episode, finding.severity)
+            self._counts[finding.severity] += 1
+        self._raise(told, finding.severity)
+        told.last = transition.episode
+        member = told.members.setdefault(alert.fingerprint, _Member(finding))
+        if transition.state is AlertState.RESOLVED:
+            member.spans[-1:] = [(finding.onset_step, alert.last_step)]
+        elif not member.spans or member.spans[-1][1] is not None:
+            member.spans.append((finding.onset_step, None))
+
+    def _raise(self, told: _Told, severity: Severity) -> None:
+        if severity.rank > told.severity.rank:
+            self._counts[told.severity] -= 1
+            self._counts[severity] += 1
+            told.severity = severity
 
     def lines(self, check: Check) -> Iterator[Text]:
         """The report, line by line."""
-        blocks: dict[tuple[str, str, str], list[_Alert]] = {}
-        for alert in sorted(self._alerts.values(), key=lambda one: -one.first.severity.rank):
-            finding = alert.first
-            blocks.setdefault((finding.run, finding.rule, finding.remedy), []).append(alert)
-        names_run = len({run for run, _, _ in blocks}) > 1
-        for block in blocks.values():
-            yield from self._block(block, names_run)
+        told = sorted(self._episodes.values(), key=lambda one: -one.severity.rank)
+        names_run = len({member.finding.run for one in told for member in one.members.values()}) > 1
+        for one in told[:MAX_SHOWN]:
+            yield from self._block(one, names_run)
             yield Text("")
+        if len(told) > MAX_SHOWN:
+            yield Text(f"and {len(told) - MAX_SHOWN} more episodes")
         yield self._total(check)
 
-    def _block(self, alerts: Sequence[_Alert], names_run: bool) -> Iterator[Text]:
-        finding = alerts[0].first
-        run = f"{finding.run}: " if names_run else ""
-        more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
-        first, *rest = self._wrapped(f"{run}{finding.summary}{more}")
-        yield Text.assemble((f"{finding.severity.value.upper():<10}", STYLES[finding.severity]), (first, "bold"))
+    def _block(self, told: _Told, names_run: bool) -> Iterator[Text]:
+        members = told.ordered()
+        cause = members[0].finding
+        run = f"{cause.run}: " if names_run else ""
+        first, *rest = self._wrapped(f"{run}{cause.summary}")
+        yield Text.assemble((f"{told.severity.value.upper():<10}", STYLES[told.severity]), (first, "bold"))
         yield from (Text(INDENT + line, "bold") for line in rest)
-        width = min(NAME_WIDTH, max(len(alert.first.metric) for alert in alerts))
-        for alert in alerts[:MAX_METRICS]:
-            shape = sparkline([value for _, value in alert.first.evidence])
-            name = _plain(alert.first.metric)[:NAME_WIDTH]
-            yield Text(f"{INDENT}{name:<{width}}  {shape:<16}  {alert.first.family}, {_when(alert)}")
-        if len(alerts) > MAX_METRICS:
-            yield Text(f"{INDENT}and {len(alerts) - MAX_METRICS} more metrics")
-        yield from (Text(INDENT + line) for line in self._wrapped(finding.remedy))
+        if told.last is not None:
+            yield Text(f"{INDENT}{_extent(told)}, confidence {told.last.confidence:.2f}")
+        width = min(NAME_WIDTH, max(len(member.finding.metric) for member in members[:MAX_MEMBERS]))
+        for member in members[:MAX_MEMBERS]:
+            finding = member.finding
+            shape = sparkline([value for _, value in finding.evidence])
+            what = f"{finding.family}, {finding.rule}, {_when(member)}"
+            yield Text(f"{INDENT}{_plain(finding.metric)[:NAME_WIDTH]:<{width}}  {shape:<16}  {_plain(what)}")
+        if len(members) > MAX_MEMBERS:
+            yield Text(f"{INDENT}and {len(members) - MAX_MEMBERS} more")
+        yield from (Text(INDENT + line) for line in self._wrapped(cause.remedy))
 
     def _wrapped(self, text: str) -> list[str]:
         return textwrap.wrap(_plain(text), self._width - len(INDENT)) or [""]
 
     def _total(self, check: Check) -> Text:
-        counts = dict.fromkeys(reversed(Severity), 0)
-        for alert in self._alerts.values():
-            counts[alert.first.severity] += 1
-        found = ", ".join(f"{count} {severity.value}" for severity, count in counts.items() if count) or "nothing found"
+        found = ", ".join(f"{count} {severity.value}" for severity, count in self._counts.items() if count)
+        episodes = f"{len(self._episodes)} episode{'s' if len(self._episodes) > 1 else ''}: {found}"
         skipped = f", {check.damages} damaged places skipped" if check.damages else ""
         read = f"{check.coverage.steps} steps of {len(check.coverage.metrics)} metrics read from {check.trace.path}"
-        return Text(f"{_plain(read)} ({check.format_name}{skipped}); {found}.")
+        return Text(f"{_plain(read)} ({check.format_name}{skipped}); {episodes if found else 'nothing found'}.")
 
 
-def _when(alert: _Alert) -> str:
-    spans = [_span(*span) for span in alert.episodes.values()]
-    more = f" and {len(spans) - MAX_EPISODES} more times" if len(spans) > MAX_EPISODES else ""
-    return ", ".join(spans[:MAX_EPISODES]) + more
+def _extent(told: _Told) -> str:
+    """From the first onset of all members to the end of the last."""
+    begins = [begin for member in told.members.values() for begin, _ in member.spans if begin is not None]
+    last = None if told.last is None or told.last.state is AlertState.FIRING else told.last.ended_step
+    times = "" if told.last is None or told.last.opening < 2 else f", {told.last.opening} times"
+    return _span(min(begins, default=None), last) + times
+
+
+def _when(member: _Member) -> str:
+    spans = [_span(*span) for span in member.spans]
+    more = f" and {len(spans) - MAX_SPANS} more times" if len(spans) > MAX_SPANS else ""
+    return ", ".join(spans[:MAX_SPANS]) + more
 
 
 def _span(begin: int | None, end: int | None) -> str:

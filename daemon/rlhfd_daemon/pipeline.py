@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rlhfd_alerts.alert import Transition
+from rlhfd_alerts.alert import Alert, Transition
 from rlhfd_alerts.finding import Finding
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.analyzers import Analyzer
+from rlhfd_daemon.episodes import Episodes
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.instances import Instances
 from rlhfd_daemon.interpret import Interpreter
@@ -26,7 +27,7 @@ class Sink(Protocol):
 
 
 class Pipeline:
-    """Feeds recorded frames, in record order, through the analyzers and the alert lifecycle.
+    """Feeds recorded frames, in record order, through the analyzers, the alert lifecycle and the episodes.
 
     Time is the records' time of receipt, also for what follows from its passing: once a second of it, analyzers tick.
     """
@@ -34,6 +35,7 @@ class Pipeline:
     def __init__(self, analyzers: Sequence[Analyzer], lifecycle: Lifecycle, sinks: Sequence[Sink] = ()) -> None:
         self.analyzers = analyzers
         self.lifecycle = lifecycle
+        self.episodes = Episodes()
         self._sinks = sinks
         self._instances = Instances()
         self._interpreter = Interpreter()
@@ -45,7 +47,12 @@ class Pipeline:
         if not findings:
             return []
         observed = (self.lifecycle.observe(found, record_id) for found in findings)
-        return [transition for transition in observed if transition is not None]
+        return self.episodes.follow([transition for transition in observed if transition is not None])
+
+    def restore(self, alerts: Sequence[Alert]) -> None:
+        """Take up after a restart: ``alerts`` are those stored."""
+        self.lifecycle.restore(alerts)
+        self.episodes.restore(alerts)
 
     def warm_up(self, frame: Frame, received_ns: int, record_id: int) -> None:
         """Feed the analyzers with a frame that was decided on before the restart; what they find is known."""

@@ -9,7 +9,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rlhfd_alerts.finding import Severity
+
 PIPED_COLUMNS = 240  # rich would take 80 where there is no terminal, and cut what a script looks for
+MAX_OTHERS = 4  # metrics named beside the first
+_SEVERITIES = [severity.value for severity in reversed(Severity)]
 
 
 def console() -> Console:
@@ -39,7 +43,7 @@ def render(answer: dict[str, Any]) -> RenderableType:
     lines += [f"target {name}: {counts}" for name, counts in answer["targets"].items()]
     lines += _outlets(answer.get("http"), answer.get("steps"))
     tables = [_run_table(run, now) for run in answer["runs"]]
-    return Group(*(Text(line) for line in lines), _alert_table(answer["alerts"]), *tables)
+    return Group(*(Text(line) for line in lines), _episode_table(answer["episodes"], answer["alerts"]), *tables)
 
 
 def _outlets(http: dict[str, Any] | None, steps: dict[str, Any] | None) -> Iterator[str]:
@@ -51,15 +55,22 @@ def _outlets(http: dict[str, Any] | None, steps: dict[str, Any] | None) -> Itera
         yield f"STEPS NOT WRITTEN: {steps['error']}, {steps['dropped_total']} dropped; {steps['directory']}"
 
 
-def _alert_table(alerts: list[dict[str, Any]]) -> RenderableType:
-    if not alerts:
+def _episode_table(episodes: list[dict[str, Any]], alerts: list[dict[str, Any]]) -> RenderableType:
+    alone = [{**alert, "metrics": [], "firing": 1, "confidence": None} for alert in alerts if not alert["episode"]]
+    episodes = [*episodes, *alone]
+    if not episodes:
         return Text("no alert is firing")
-    table = Table(title="firing", title_justify="left")
-    for column in ("run", "severity", "rule", "since step", "summary"):
+    table = Table(title="open episodes", title_justify="left")
+    for column in ("run", "severity", "rule", "since step", "summary", "alerts", "confidence"):
         table.add_column(column, overflow="fold")
-    for alert in alerts:
-        step = "" if alert["onset_step"] is None else str(alert["onset_step"])
-        cells = (alert["run"], alert["severity"], alert["rule"], step, alert["summary"])
+    for one in sorted(episodes, key=lambda one: _SEVERITIES.index(one["severity"])):
+        step = "" if one["onset_step"] is None else str(one["onset_step"])
+        others = [name for name in one["metrics"] if name != one["metric"]]
+        also = f"; also {', '.join(others[:MAX_OTHERS])}" if others else ""
+        more = f" and {len(others) - MAX_OTHERS} more" if len(others) > MAX_OTHERS else ""
+        sure = "" if one["confidence"] is None else f"{one['confidence']:.2f}"
+        told = f"{one['summary']}{also}{more}"
+        cells = (one["run"], one["severity"], one["rule"], step, told, str(one["firing"]), sure)
         table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 

@@ -8,10 +8,11 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import rlhfd_daemon
-from rlhfd_alerts.lifecycle import Lifecycle
+from rlhfd_alerts.alert import Episode
 from rlhfd_daemon.delivery import Delivery
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Ingest
+from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.pollers.schedule import Schedule
 from rlhfd_daemon.recorder import Recorder
 from rlhfd_daemon.runs import DAEMON_ROLE, Run, Runs, Stream
@@ -28,7 +29,7 @@ class Parts:
     recorder: Recorder
     framelog: FrameLog
     delivery: Delivery
-    lifecycle: Lifecycle
+    pipeline: Pipeline
     runs: Runs
     pollers: Schedule
 
@@ -63,6 +64,7 @@ def status(parts: Parts) -> dict[str, object]:
         "alerts": [
             {
                 "fingerprint": alert.fingerprint,
+                "episode": parts.pipeline.episodes.of(alert.fingerprint),
                 "run": alert.finding.run,
                 "rule": alert.finding.rule,
                 "metric": alert.finding.metric,
@@ -71,13 +73,35 @@ def status(parts: Parts) -> dict[str, object]:
                 "onset_step": alert.finding.onset_step,
                 "summary": alert.finding.summary,
             }
-            for alert in parts.lifecycle.firing
+            for alert in parts.pipeline.lifecycle.firing
         ],
+        "episodes": [_episode(episode) for episode in parts.pipeline.episodes.open],
         "runs": [
             _run(run, run.run in parts.muted)
             for run in sorted(parts.runs.runs.values(), key=lambda run: run.first_seen)
             if run.is_training
         ],
+    }
+
+
+def _episode(episode: Episode) -> dict[str, object]:
+    cause = episode.cause.finding
+    onset = cause.onset_step if episode.cause.place is None else episode.cause.place.onset_step
+    return {
+        "id": episode.id,
+        "run": cause.run,
+        "boot": cause.boot,
+        "severity": episode.severity.value,
+        "opening": episode.opening,
+        "since": episode.opened_time,
+        "onset_step": onset,
+        "rule": cause.rule,
+        "metric": cause.metric,
+        "summary": cause.summary,
+        "remedy": cause.remedy,
+        "confidence": episode.confidence,
+        "firing": episode.firing,
+        "metrics": list(dict.fromkeys(member.finding.metric for member in episode.members)),
     }
 
 

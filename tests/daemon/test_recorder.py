@@ -39,7 +39,7 @@ class Daemon:
         self.log.open(minimum_next_id=self.outbox.decided_through() + 1)
         self.runs = Runs()
         self.pipeline = Pipeline(build(AnalyzersConfig()), Lifecycle())
-        self.pipeline.lifecycle.restore(self.outbox.alerts())
+        self.pipeline.restore(self.outbox.alerts())
         self.told = 0
         self.recorder = Recorder(
             self.log, self.runs, self.pipeline, self.outbox, targets=lambda: targets, decided=self._decided
@@ -121,14 +121,16 @@ def test_a_restart_decides_exactly_what_nobody_had_decided(tmp_path: Path) -> No
     assert after.start() == 3
     assert after.owed()[:1] == owed, "decided before: the same delivery, not another"
     assert after.told == 1
-    assert after.outbox.counts() == {("hook", "pending"): 2}
+    assert after.outbox.counts() == {("hook", "pending"): 1}, "the second NaN joins the episode that was told"
+    assert {alert.finding.labels[0][1] for alert in after.outbox.alerts()} == {"trainer", "critic"}
+    assert len({alert.finding.episode for alert in after.outbox.alerts()}) == 1
     assert after.outbox.decided_through() == 5
     after.recorder.take([received(4), received(5)])
     assert [record.id for record in after.records()] == [1, 2, 3, 4, 5, 6]
     after.crash()
     again = Daemon(tmp_path)
     assert again.start() == 1, "only the frame after the last commit"
-    assert again.outbox.counts() == {("hook", "pending"): 2}
+    assert again.outbox.counts() == {("hook", "pending"): 1}
     again.crash()
 
 
