@@ -55,6 +55,7 @@ PROFILES: tuple[Profile, ...] = (
     Profile(("*critic*grad*norm*",), up=6.0, log=True, spikes=True),
     Profile(("*grad_norm*", "rlhfd/*/gradient_norm_mean"), up=3.0, down=5.0, severity_down=INFO, log=True, spikes=True),
     Profile(("train/entropy_loss", "rlhfd/entropy/sampled", "*/entropy"), up=1.5, down=1.5, log=True),
+    Profile(("*vf_clipfrac*",)),
     Profile(("*ppo_clip_ratio", "rlhfd/ratio/outside_ratio", "*clipfrac*"), "shift", up=0.05, floor=0.003),
     Profile(("*truncated*", "*response_clip_ratio"), "shift", up=0.1, floor=0.01),
     Profile(("train/*response_length*", "rlhfd/response_length/mean"), up=1.35, down=1.6, log=True),

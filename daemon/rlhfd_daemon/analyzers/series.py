@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -39,21 +40,17 @@ class SeriesTable(Generic[S]):
 
 
 class Evidence:
-    """The last values of a series as (step, value), oldest first. A list: a deque takes 700 bytes however short."""
+    """The last values of a series. ``add((step, value))`` is the deque's own method: it is called for every sample."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("_values", "add")
 
     def __init__(self) -> None:
-        self._values: list[tuple[int | None, float]] = []
-
-    def add(self, step: int | None, value: float) -> None:
-        values = self._values
-        values.append((step, value))
-        if len(values) > 2 * EVIDENCE:  # now and then, not every time
-            del values[:EVIDENCE]
+        self._values: deque[tuple[int | None, float]] = deque(maxlen=EVIDENCE)
+        self.add = self._values.append
 
     def values(self) -> tuple[tuple[int | None, float], ...]:
-        return tuple(self._values[-EVIDENCE:])
+        """As (step, value), oldest first."""
+        return tuple(self._values)
 
     def step_of(self, ago: int) -> int | None:
         """The step of the value ``ago`` values before the last one; further back than is known, by counting."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from math import asinh, hypot, sinh
 from typing import NamedTuple
 
@@ -12,8 +13,9 @@ __all__ = ["Change", "Track"]
 
 WINDOW = 40  # values that the line is laid through
 REFIT = 12  # values from one line to the next
+PROLONGATIONS, NEAR = 2, 0.25  # times, and how far the mean of the new values may lie off, in standard deviations
 REACH = 12.0  # values that the line is followed beyond its end; from there on the course is level
-ALLOWANCE, LIMIT, CLIP = 1.0, 9.0, 4.0  # of the cumulated sums, in standard deviations
+ALLOWANCE, LIMIT, CLIP = 1.25, 8.0, 4.0  # of the cumulated sums, in standard deviations
 SUSPECT = 3.0  # a sum above which values do not enter the window
 ABSORBED = 24  # suspect values after which a change too small to matter is the new course
 ACCEPTED = 50  # values after which a change that was alerted is the new course
@@ -23,6 +25,7 @@ SPIKE_SIGMAS, SPIKE_FACTOR, SPIKES, SPIKES_WITHIN = 5.0, 5.0, 3, 30
 SPREAD_ALLOWANCE, SPREAD_LIMIT = 2.0, 12.0
 MIN_RELATIVE_SCALE = 0.01
 FEW = 8  # a scale estimated from so many values may be half of what it should be
+NOWHERE = (float("inf"), float("-inf"))
 HUGE = 1e100  # whatever is beyond counts as this, so that no arithmetic overflows
 UNIT_SHARE = 0.05  # of the first values: where the logarithm of a metric gives way to its value
 
@@ -46,8 +49,8 @@ class Track:
     so that a change cannot hide itself. Memory is constant, and nothing depends on how long the series is."""
 
     __slots__ = (
-        "_calm", "_count", "_down", "_fitted", "_high", "_kind", "_line", "_lines", "_low", "_profile", "_seen",
-        "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit", "_up", "_values",
+        "_calm", "_count", "_down", "_fitted", "_high", "_high_edge", "_kind", "_line", "_lines", "_low", "_low_edge",
+        "_profile", "_prolongations", "_seen", "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit", "_up", "_values",
     )  # fmt: skip
 
     def __init__(self, profile: Profile) -> None:
@@ -61,25 +64,35 @@ class Track:
 
     def _begin(self, values: list[float]) -> None:
         """Go on with ``values`` as the window."""
-        self._values = values
+        self._values = array("d", values)
         self._suspects: list[float] = []
         self._up = self._down = self._spread_up = self._spread_down = 0.0
-        self._calm = self._side = self._fitted = 0
+        self._calm = self._side = self._fitted = self._prolongations = 0
         self._lines: list[Line] = []
         self._count = len(values)
+        self._low_edge, self._high_edge = NOWHERE
         self._line = self._laid() if values else Line(0.0, 0.0, 0.0)
 
     def take(self, value: float) -> Change | None:
         """What this finite value begins or ends."""
+        if self._low_edge < value < self._high_edge:  # so near to its course that nothing follows from it
+            self._seen += 1
+            self._values.append(asinh(value / self._unit) if self._profile.log else value)
+            self._fitted += 1
+            return None if self._fitted < REFIT else self._refit()
+        return self._weigh(value)
+
+    def _weigh(self, value: float) -> Change | None:
         self._seen += 1
         if not -HUGE < value < HUGE:
             value = HUGE if value > 0 else -HUGE
         if self._count < self._profile.after:
             self._learn(value)
             return None
-        y = self._forth(value)
+        y = asinh(value / self._unit) if self._profile.log else value
         level, slope, scale = self._line
-        ahead = self._fitted + len(self._suspects) + 1
+        suspects = self._suspects
+        ahead = self._fitted + len(suspects) + 1
         off, rise = (y - level) / scale, slope * (ahead if ahead < REACH else REACH) / scale
         if rise * off > 0:  # on the side to which it was moving: that much was to be expected
             off = off - rise if off * off > rise * rise else 0.0
@@ -89,8 +102,26 @@ class Track:
         self._up = up = up if up > 0 else 0.0
         self._down = down = down if down > 0 else 0.0
         if up < SUSPECT and down < SUSPECT and not self._kind and off < SPIKE_SIGMAS:
-            return self._accept(y if -CLIP < off < CLIP else y - (off - z) * scale)
+            if suspects:
+                self._values.extend(suspects)
+                self._suspects = []
+            self._values.append(y if z == off else y - (off - z) * scale)
+            self._fitted += 1
+            if self._fitted >= REFIT:
+                return self._refit()
+            if up == 0 and down == 0:
+                self._rest()
+            else:
+                self._low_edge, self._high_edge = NOWHERE
+            return None
+        self._low_edge, self._high_edge = NOWHERE
         return self._suspect(value, y, off, z)
+
+    def _rest(self) -> None:
+        """No sum is above 0: values within the allowance will leave it at that, and need no arithmetic."""
+        level, _, scale = self._line
+        self._low_edge = self._back(level - ALLOWANCE * scale)
+        self._high_edge = self._back(level + ALLOWANCE * scale)
 
     def _learn(self, value: float) -> None:
         self._values.append(value)
@@ -103,21 +134,26 @@ class Track:
             self._cover(one)
         self._begin([self._forth(one) for one in self._values])
 
-    def _accept(self, y: float) -> Change | None:
-        values = self._values
-        if self._suspects:
-            values += self._suspects
-            self._suspects = []
-        values.append(y)
-        if len(values) > WINDOW:
-            del values[: len(values) - WINDOW]
-        self._fitted += 1
-        if self._fitted < REFIT:
-            return None
+    def _refit(self) -> Change | None:
         self._fitted = 0
         self._lines.append(self._line)
-        self._line = self._laid()
-        return self._crept() if len(self._lines) >= CREEP else None
+        self._line = self._prolonged() or self._laid()
+        found = self._crept() if len(self._lines) >= CREEP else None
+        if found is None and self._up == 0 and self._down == 0:
+            self._rest()
+        else:
+            self._low_edge, self._high_edge = NOWHERE
+        return found
+
+    def _prolonged(self) -> Line | None:
+        """The same line again, if the new values lie about it: cheaper than another, a few times."""
+        level, slope, scale = self._line
+        off = sum(self._values[-REFIT:]) / REFIT - level - slope * (REFIT + 1) / 2
+        if self._prolongations >= PROLONGATIONS or abs(off) > NEAR * scale:
+            self._prolongations = 0
+            return None
+        self._prolongations += 1
+        return Line(level + slope * REFIT, slope, scale)
 
     def _crept(self) -> Change | None:
         """Against the course of ``CREEP`` lines ago: has it changed so slowly that it took the course along?"""
@@ -139,6 +175,7 @@ class Track:
         return change
 
     def _laid(self) -> Line:
+        del self._values[:-WINDOW]
         line = fit(self._values)
         for y in (self._values[-1], line.level):
             self._cover(self._back(y))
@@ -162,10 +199,10 @@ class Track:
         if found is not None:
             return self._start(found)
         if len(suspects) >= ABSORBED * self._profile.patience:
-            self._begin((self._values + suspects)[-WINDOW:])
+            self._begin([*self._values, *suspects][-WINDOW:])
         elif self._up < SUSPECT and self._down < SUSPECT:  # one spike: too little for the sums
-            suspects.pop()
-            return self._accept(y - (off - z) * self._line.scale)
+            self._values.extend([*suspects[:-1], y - (off - z) * self._line.scale])
+            self._suspects = []
         return None
 
     def _watch(self, off: float) -> Change | None:
@@ -184,7 +221,7 @@ class Track:
         change = self._change(self._kind, False, self._side > 0, new_level=not over)
         self._kind = ""
         self._spikes = []
-        self._begin((self._suspects if not over else self._values + self._suspects[-CALM:])[-WINDOW:])
+        self._begin((self._suspects if not over else [*self._values, *self._suspects[-CALM:]])[-WINDOW:])
         return change
 
     def _turned(self) -> Change | None:
