@@ -9,11 +9,12 @@ import msgspec
 from rlhfd_alerts.finding import Severity
 from rlhfd_daemon.analyzers.families import Family
 
-__all__ = ["Aggregate", "Argument", "Clause", "Fact", "Operator", "Reference", "Rule", "Signal"]
+__all__ = ["Aggregate", "Argument", "Clause", "Fact", "Missing", "Operator", "Reference", "Rule", "Signal"]
 
 Operator = Literal["<", "<=", ">", ">=", "==", "!="]
 Aggregate = Literal["last", "mean", "median", "min", "max", "std", "slope", "drawdown"]
 Reference = Literal["value", "baseline", "first"]
+Missing = Literal["unknown", "ok", "alert"]
 Fact = Literal[
     "critic", "reference_model", "reward_model", "inner_epochs", "groups", "length_cap", "async", "kl_in_loss",
     "supervised",
@@ -26,9 +27,10 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     ``metric`` is a name of the metric table; ``<n>``, ``<role>``, ``<datasource>`` in it stand for each. ``take`` is
     made of the last ``over`` values: ``slope`` is the least-squares change per step; ``drawdown`` is how far their mean
     has fallen from the best mean of so many values, as a share of the range that those means have covered.
-    ``against``: ``baseline`` divides by the median of the 50 values before those, ``first`` by that of the first 20.
-    ``by`` names another metric of the run that the number is multiplied by (its last value). ``absolute`` takes the
-    absolute value of every value first.
+    ``against``: ``baseline`` divides by the median of the 50 values before those (20 suffice), ``first`` by that of the
+    first 20; unknown where that median is not positive. ``by`` names another metric of the run that the number is
+    multiplied by (its last value). ``absolute`` takes the absolute value of every value first. Values that are not
+    finite are left out of all of these; while the newest is one, the number is unknown.
     """
 
     metric: str
@@ -59,15 +61,18 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the catalogue, or one rule of a user.
 
     All clauses of ``when`` must be true; the rule is looked at whenever a value of the first clause's metric comes, and
-    fires once ``hold`` = (k, n): k of the last n looks were true. It ends when none of the last n was. ``after``: so
-    many values of the first metric before it is looked at. ``critical``: a limit of the first clause at which the
-    severity is critical. ``requires`` and ``excludes`` are facts about the run; a fact that is not known forbids
-    nothing, but ``strictly`` names facts that must be known to be true.
+    fires once ``hold`` = (k, n): k of the last n looks were true. It ends when none of the last n was, or of the last
+    ``keep`` if that is more. A look whose answer is unknown does not count, unless ``missing`` says that it counts as
+    false (``ok``) or as true (``alert``). ``after``: so many values of the first metric before it is looked at.
+    ``critical``: a limit of the first clause at which the severity is critical (held as long). ``requires`` and
+    ``excludes`` are facts about the run; a fact that is not known forbids nothing, but ``strictly`` names facts that
+    must be known to be true. ``runs`` are glob patterns of the runs that it is for; none: all.
 
     ``when`` is empty for a rule that an analyzer of its own decides, named in ``analyzer``. ``explains`` names rules
-    whose findings usually follow from this one's. ``summary`` is a template over ``metric``, ``value``, ``limit``,
-    ``baseline``, ``step``. ``flags`` are options of OpenRLHF that ``remedy`` names; ``source`` is where the default
-    comes from: literature, an upstream file, a measurement on real logs, or a choice of ours.
+    whose findings usually follow from this one's. ``summary`` is a template over ``metric``, ``value`` (the number that
+    the first clause compares), ``limit``, ``baseline`` (what it was divided by), ``step``, ``run`` and ``labels.x``.
+    ``flags`` are options of OpenRLHF that ``remedy`` names; ``source`` is where the default comes from: literature, an
+    upstream file, a measurement on real logs, or a choice of ours.
     """
 
     id: str
@@ -89,3 +94,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[str, ...] = ()
     source: str
     false_positives: str = ""
+    keep: int = 0
+    missing: Missing = "unknown"
+    runs: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()

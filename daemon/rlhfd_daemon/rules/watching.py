@@ -1,0 +1,188 @@
+"""Rules at work on one run: its series, and for each of them the rules that it is looked at for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.rules.histories import History
+from rlhfd_daemon.rules.hold import Hold
+from rlhfd_daemon.rules.plan import Plan, Plans, Reader
+from rlhfd_daemon.rules.rule import Argument, Fact, Rule
+from rlhfd_daemon.rules.telling import begun, ended
+from rlhfd_daemon.sample import Happening, Sample
+
+__all__ = ["LATE_STEPS", "Context", "Run", "Series"]
+
+LATE_STEPS = 3  # a sample so many steps behind is late; one further back is of a run that was resumed
+BEFORE = -(1 << 70)
+
+
+class Context(Protocol):
+    """What is known about a run: its arguments, and what follows from them and from its metrics."""
+
+    def take(self, event: Happening) -> None: ...
+    def see(self, sample: Sample) -> None: ...
+    def get(self, fact: Fact) -> bool | None: ...
+    def argument(self, names: tuple[str, ...]) -> float | None: ...
+
+
+class Run:
+    """One launch of a run."""
+
+    def __init__(self, plans: Plans, facts: Context) -> None:
+        self.plans = plans
+        self.facts = facts
+        self.series: dict[tuple[str, int | None, str], Series | None] = {}
+        self.latest: dict[str, History] = {}  # by the name that rules read it by: the one updated last
+        self.processes: dict[tuple[str, int | None], dict[str, History]] = {}  # the same within one process
+        self.step: int | None = None
+        self._arguments: dict[Argument, float | None] = {}
+
+    def take(self, event: Happening) -> None:
+        """An event may tell arguments of the run."""
+        self.facts.take(event)
+        self._arguments.clear()
+
+    def argument(self, argument: Argument) -> float | None:
+        """A limit that follows from the run's arguments."""
+        if argument not in self._arguments:
+            found = self.facts.argument(argument.names)
+            self._arguments[argument] = None if found is None else found * argument.factor
+        return self._arguments[argument]
+
+    def applies(self, rule: Rule) -> bool:
+        """Whether ``rule`` is meant for a run like this, as far as it is known."""
+        get = self.facts.get
+        return (
+            all(get(fact) is not False for fact in rule.requires)
+            and all(get(fact) is not True for fact in rule.excludes)
+            and all(get(fact) is True for fact in rule.strictly)
+        )
+
+
+class Look:
+    """One rule at one series."""
+
+    __slots__ = ("_critical", "begun", "hold", "plan", "quick")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.quick = plan.quick
+        k, n = plan.rule.hold
+        self.hold = Hold(k, n, plan.rule.keep)
+        self._critical = Hold(k, n)
+        self.begun: Finding | None = None
+
+    def clear(self) -> None:
+        self.hold.clear()
+        self._critical.clear()
+        self.begun = None
+
+    def take(self, series: Series, sample: Sample) -> Iterable[Finding]:
+        """Look at the rule once more."""
+        rule = self.plan.rule
+        if series.history.count <= rule.after:
+            return ()
+        answer = self._answer(series)
+        if answer is None:
+            return ()
+        if answer and not series.run.applies(rule):
+            answer = False
+        return self.looked(answer, series, sample)
+
+    def looked(self, answer: bool, series: Series, sample: Sample) -> Iterable[Finding]:
+        """Take note of what the look showed."""
+        rule, question = self.plan.rule, self.plan.questions[0]
+        is_critical = False
+        if rule.critical is not None:
+            exceeds = answer and question.exceeds(series, rule.critical)
+            self._critical.look(exceeds, sample.step, sample.time)
+            is_critical = self._critical.active
+        change = self.hold.look(answer, sample.step, sample.time)
+        if change == "ends" and self.begun is not None:
+            over, self.begun = ended(self.begun, sample), None
+            return (over,)
+        was = self.begun
+        severity = Severity.CRITICAL if is_critical else rule.severity
+        if change != "begins" and (was is None or severity.rank <= was.severity.rank):
+            return ()
+        onset = self.hold.onset if was is None else (was.onset_step, was.onset_time)
+        self.begun = begun(rule, question, series, sample, severity, onset)
+        return (self.begun,)
+
+    def _answer(self, series: Series) -> bool | None:
+        for question in self.plan.questions:
+            answer = question.answer(series)
+            if not answer:
+                break
+        if answer is not None or self.plan.rule.missing == "unknown":
+            return answer
+        return self.plan.rule.missing == "alert" if self._lacks(series) else None
+
+    def _lacks(self, series: Series) -> bool:
+        """Whether a value is missing, and not only history."""
+        others = [series.other(name) for name in self.plan.others]
+        return not series.history.is_finite or any(one is None or not one.is_finite for one in others)
+
+
+class Series:
+    """One series that rules read."""
+
+    __slots__ = ("_known", "_looks", "_reads", "_step", "history", "looks", "run")
+
+    def __init__(self, run: Run, reader: Reader, known: dict[str, History]) -> None:
+        self.run = run
+        self.history = reader.history()
+        self.looks = [Look(plan) for plan in reader.plans]
+        self._reads = reader.reads
+        self._known = known
+        self._step = BEFORE
+
+    def observe(self, sample: Sample) -> Iterable[Finding]:
+        """Look at every rule of the series. A step that comes twice counts once."""
+        step, value = sample.step, sample.value
+        if step is not None:
+            last = self._step
+            if step <= last:
+                return () if step > last - LATE_STEPS else self._resumed(sample)
+            self._step = self.run.step = step
+        history = self.history
+        if self._reads:
+            for name in self._reads:
+                self._known[name] = self.run.latest[name] = history
+        if value - value != 0.0:  # not finite
+            history.is_finite = False
+            return self._looked(sample, [look for look in self.looks if look.plan.rule.missing != "unknown"])
+        history.add(step, value)
+        found: list[Finding] | None = None
+        for look in self.looks:
+            quick = look.quick
+            if quick is not None and not quick(value) and not look.hold.bits:
+                continue
+            said = look.take(self, sample)
+            if said:
+                found = [*(found or ()), *said]
+        return found or ()
+
+    def other(self, metric: str) -> History | None:
+        """The series of another metric: of the same process, or else the one of the run that was updated last."""
+        found = self._known.get(metric) or self.run.latest.get(metric)
+        if found is None or found.step is None or self.history.step is None:
+            return found
+        # What lies ahead is from before the run was resumed.
+        return found if found.step <= self.history.step + LATE_STEPS else None
+
+    def _looked(self, sample: Sample, looks: Iterable[Look]) -> list[Finding]:
+        return [finding for look in looks for finding in look.take(self, sample)]
+
+    def _resumed(self, sample: Sample) -> list[Finding]:
+        """The run went back: what was seen since says nothing about what comes."""
+        text = f"the run went back to step {sample.step}; {sample.name} is looked at anew"
+        over = [ended(look.begun, sample, text) for look in self.looks if look.begun is not None]
+        self.history.clear()
+        for look in self.looks:
+            look.clear()
+        self._step = BEFORE
+        return [*over, *self.observe(sample)]
