@@ -8,7 +8,10 @@ from typing import Protocol
 from rlhfd_alerts.finding import Finding
 from rlhfd_daemon.analyzers.absence import Absence
 from rlhfd_daemon.analyzers.adaptive import Adaptive
+from rlhfd_daemon.analyzers.forecast import SupplyForecast
+from rlhfd_daemon.analyzers.forecast_steps import StepForecast
 from rlhfd_daemon.analyzers.incidents import Incidents
+from rlhfd_daemon.analyzers.joint import Joint
 from rlhfd_daemon.analyzers.non_finite import NonFinite
 from rlhfd_daemon.analyzers.overdue import NoCheckpoint
 from rlhfd_daemon.config import AnalyzersConfig
@@ -43,9 +46,12 @@ def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
     if config.non_finite.enabled:
         found.append(NonFinite(config.non_finite))
     if config.adaptive.enabled:
-        found.append(Adaptive(config.adaptive))
+        adaptive = Adaptive(config.adaptive)
+        found += [adaptive, Joint(adaptive)]
     if config.absence.enabled:
         found += [Absence(config.absence), NoCheckpoint(config.absence)]
+    if config.forecast.enabled:
+        found += [SupplyForecast(config.forecast), StepForecast(config.forecast)]
     if config.incidents.enabled:
         found.append(Incidents(config.incidents))
     return tuple(found)

@@ -13,7 +13,7 @@ from rlhfd_daemon.analyzers.families import family_of
 from rlhfd_daemon.analyzers.profiles import Profile, profile_of
 from rlhfd_daemon.analyzers.remedies import remedy
 from rlhfd_daemon.analyzers.series import MAX_SERIES, Evidence, at_step, labels
-from rlhfd_daemon.analyzers.track import Change, Track
+from rlhfd_daemon.analyzers.track import Change, Drift, Track
 from rlhfd_daemon.config_analyzers import AdaptiveConfig
 from rlhfd_daemon.sample import Happening, Sample, SeriesKey
 
@@ -46,6 +46,9 @@ class _Series:
             return ()
         change = self._track.take(value)
         return () if change is None else self._changed(sample, change)
+
+    def drift(self, is_up: bool) -> Drift:
+        return self._track.drift(is_up)
 
     def _resumed(self, sample: Sample) -> Iterable[Finding]:
         """The run went back to ``sample.step``: what was expected of it no longer holds."""
@@ -86,6 +89,11 @@ class Adaptive:
     def observe(self, sample: Sample) -> Iterable[Finding]:
         series = self._of(sample)
         return () if series is None else series.observe(sample)
+
+    def drift(self, of: Sample, metric: str, is_up: bool) -> Drift | None:
+        """How ``metric`` of the process that sent ``of`` has moved lately; ``None`` if it is not watched."""
+        series = self._series.get((of.run, of.boot, of.role, of.rank, metric))
+        return None if series is None else series.drift(is_up)
 
     def happened(self, event: Happening) -> Iterable[Finding]:
         return ()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rlhfd_daemon.analyzers.baseline import Line, fit, middle
 from rlhfd_daemon.analyzers.profiles import Profile
 
-__all__ = ["Change", "Track"]
+__all__ = ["Change", "Drift", "Track"]
 
 WINDOW = 40  # values that the line is laid through
 REFIT = 12  # values from one line to the next
@@ -19,7 +19,7 @@ ALLOWANCE, LIMIT, CLIP = 1.25, 8.0, 4.0  # of the cumulated sums, in standard de
 SUSPECT = 3.0  # a sum above which values do not enter the window
 ABSORBED = 24  # suspect values after which a change too small to matter is the new course
 ACCEPTED = 50  # values after which a change that was alerted is the new course
-CREEP, CREEP_SIGMAS = 2, 3.0  # lines ago, and how far from that course
+CREEP, CREEP_SIGMAS, MAX_CREEP_PATIENCE = 2, 3.0, 2.0  # lines ago; how far from that course; others wait longer
 CALM, CALM_SIGMAS = 5, 2.0
 SPIKE_SIGMAS, SPIKE_FACTOR, SPIKES, SPIKES_WITHIN = 5.0, 5.0, 3, 30
 SPREAD_ALLOWANCE, SPREAD_LIMIT = 2.0, 12.0
@@ -43,6 +43,19 @@ class Change(NamedTuple):
     new_level: bool = False
 
 
+class Drift(NamedTuple):
+    """``sigmas`` to the side that was asked for; ``recent`` and ``expected`` in the metric's unit, of which the series
+    has ``covered`` so much."""
+
+    sigmas: float
+    recent: float
+    expected: float
+    covered: float
+
+
+STILL = Drift(0.0, 0.0, 0.0, 1.0)
+
+
 class Track:
     """The cumulated sums (Page 1954) of how far each value lies from the course, in standard deviations, cut at
     ``CLIP`` so that no single value decides; ``ALLOWANCE`` of each is forgiven. Suspect values do not enter the window,
@@ -50,7 +63,8 @@ class Track:
 
     __slots__ = (
         "_calm", "_count", "_down", "_fitted", "_high", "_high_edge", "_kind", "_line", "_lines", "_low", "_low_edge",
-        "_profile", "_prolongations", "_seen", "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit", "_up", "_values",
+        "_profile", "_prolongations", "_seen", "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit",
+        "_up", "_values",
     )  # fmt: skip
 
     def __init__(self, profile: Profile) -> None:
@@ -123,6 +137,18 @@ class Track:
         self._low_edge = self._back(level - ALLOWANCE * scale)
         self._high_edge = self._back(level + ALLOWANCE * scale)
 
+    def drift(self, is_up: bool) -> Drift:
+        """How far the last values have moved to one side since the course of ``CREEP`` lines ago at most."""
+        if not self._lines and not self._kind:
+            return STILL
+        then = self._lines[0] if self._lines else self._line
+        ahead = len(self._lines) * REFIT + self._fitted + len(self._suspects)
+        recent = middle([*self._values[-5:], *self._suspects[-5:]][-5:])
+        expected = then.level + (then.slope * ahead if (then.slope > 0) == is_up else 0.0)
+        sigmas = (recent - expected) / then.scale
+        covered = max(self._high - self._low, 1e-300)
+        return Drift(sigmas if is_up else -sigmas, self._back(recent), self._back(expected), covered)
+
     def _learn(self, value: float) -> None:
         self._values.append(value)
         self._count += 1
@@ -138,7 +164,7 @@ class Track:
         self._fitted = 0
         self._lines.append(self._line)
         self._line = self._prolonged() or self._laid()
-        found = self._crept() if len(self._lines) >= CREEP else None
+        found = self._crept() if len(self._lines) >= CREEP and self._profile.patience <= MAX_CREEP_PATIENCE else None
         if found is None and self._up == 0 and self._down == 0:
             self._rest()
         else:
