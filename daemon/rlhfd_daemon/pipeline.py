@@ -8,7 +8,7 @@ from typing import Protocol
 from rlhfd_alerts.alert import Alert, Transition
 from rlhfd_alerts.finding import Finding
 from rlhfd_alerts.lifecycle import Lifecycle
-from rlhfd_daemon.analyzers import Analyzer
+from rlhfd_daemon.analyzers.dispatch import Analyzer, Dispatch
 from rlhfd_daemon.episodes import Episodes
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.instances import Instances
@@ -33,7 +33,7 @@ class Pipeline:
     """
 
     def __init__(self, analyzers: Sequence[Analyzer], lifecycle: Lifecycle, sinks: Sequence[Sink] = ()) -> None:
-        self.analyzers = analyzers
+        self.analyzers = Dispatch(analyzers)
         self.lifecycle = lifecycle
         self.episodes = Episodes()
         self._sinks = sinks
@@ -62,19 +62,14 @@ class Pipeline:
         findings: list[Finding] = []
         if received_ns - self._ticked_ns >= TICK_NS:
             self._ticked_ns = received_ns
-            for analyzer in self.analyzers:
-                findings += analyzer.tick(received_ns / 1e9)
+            findings += self.analyzers.tick(received_ns / 1e9)
         frame = self._instances.numbered(frame)
         samples = self._interpreter.samples(frame, received_ns, record_id)
         for sink in self._sinks:
             sink.take(frame, samples)
-        for sample in samples:
-            for analyzer in self.analyzers:
-                findings += analyzer.observe(sample)
+        findings += self.analyzers.observe(samples)
         if frame.event is not None:
-            happening = _happening(frame, frame.event, received_ns / 1e9, record_id)
-            for analyzer in self.analyzers:
-                findings += analyzer.happened(happening)
+            findings += self.analyzers.happened(_happening(frame, frame.event, received_ns / 1e9, record_id))
         return findings
 
 

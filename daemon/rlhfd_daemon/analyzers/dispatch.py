@@ -11,8 +11,8 @@ from rlhfd_daemon.sample import Happening, Sample, SeriesKey
 __all__ = ["IDLE_SECONDS", "MAX_SERIES", "Analyzer", "Dispatch", "Watch"]
 
 Watch = Callable[[Sample], Iterable[Finding]]
-MAX_SERIES = 50_000
-IDLE_SECONDS = 3600.0
+MAX_SERIES = 20_000
+IDLE_SECONDS, LOOK_SECONDS = 3600.0, 60.0
 
 
 class Analyzer(Protocol):
@@ -40,8 +40,8 @@ class Analyzer(Protocol):
 
 
 class Dispatch:
-    """The analyzers as one. Past ``limit`` series new ones are not analysed, and counted in ``refused``; a launch of a
-    run that has been silent for :data:`IDLE_SECONDS` is forgotten and makes room."""
+    """The analyzers as one. At ``limit`` series, launches of runs that have been silent for :data:`IDLE_SECONDS` are
+    forgotten and make room; where there are none, new series are not analysed, and counted in ``refused``."""
 
     def __init__(self, analyzers: Sequence[Analyzer], limit: int = MAX_SERIES) -> None:
         self.analyzers = analyzers
@@ -49,36 +49,34 @@ class Dispatch:
         self._limit = limit
         self._watches: dict[SeriesKey, tuple[Watch, ...]] = {}
         self._seen: dict[tuple[str, str], float] = {}
+        self._look_again_at = 0.0
 
     def observe(self, samples: Iterable[Sample]) -> list[Finding]:
         """What the samples of one frame begin or end."""
         findings: list[Finding] = []
         watches = self._watches
+        sample: Sample | None = None
         for sample in samples:
             key = (sample.run, sample.boot, sample.role, sample.rank, sample.name)
             watching = watches.get(key)
             if watching is None:
                 watching = self._meet(key, sample)
+                watches = self._watches
             for watch in watching:
                 found = watch(sample)
                 if found:
                     findings += found
+        if sample is not None:
+            self._seen[sample.run, sample.boot] = sample.time
         return findings
 
     def happened(self, event: Happening) -> list[Finding]:
         """What an event begins or ends."""
-        self._seen[event.run, event.boot] = event.time
         return [finding for analyzer in self.analyzers for finding in analyzer.happened(event)]
 
     def tick(self, now: float) -> list[Finding]:
         """What the passing of time begins or ends; once a second."""
-        for run, boot in [key for key, seen in self._seen.items() if now - seen > IDLE_SECONDS]:
-            self.forget(run, boot)
         return [finding for analyzer in self.analyzers for finding in analyzer.tick(now)]
-
-    def seen(self, run: str, boot: str, now: float) -> None:
-        """A frame of this launch of a run has come."""
-        self._seen[run, boot] = now
 
     def forget(self, run: str, boot: str) -> None:
         """Drop all state of one launch of a run."""
@@ -87,7 +85,16 @@ class Dispatch:
         for analyzer in self.analyzers:
             analyzer.forget(run, boot)
 
+    def _make_room(self, now: float) -> None:
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + LOOK_SECONDS
+        for run, boot in [key for key, seen in self._seen.items() if now - seen > IDLE_SECONDS]:
+            self.forget(run, boot)
+
     def _meet(self, key: SeriesKey, first: Sample) -> tuple[Watch, ...]:
+        if len(self._watches) >= self._limit:
+            self._make_room(first.time)
         if len(self._watches) >= self._limit:
             self.refused += 1
             return ()

@@ -36,6 +36,9 @@ class Incidents:
                 self._ends.setdefault(end, []).append(row)
         self._active: dict[_Key, _Active] = {}
 
+    def watch(self, first: Sample) -> None:
+        return None
+
     def observe(self, sample: Sample) -> Iterable[Finding]:
         return ()
 

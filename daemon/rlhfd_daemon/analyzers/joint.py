@@ -60,7 +60,7 @@ PATTERNS: tuple[Pattern, ...] = (
         (Part(REWARD, True, share=0.1), Part(KL, True, ratio=1.3), Part(LENGTH, True, ratio=1.05)), 6.0,
         "reward, KL and response length all rise faster than before",
         "Read samples: this is how a policy looks that has found a hole in the reward, such as length. Penalise what "
-        "you find (--reward.overlong_buffer_len for length), raise --algo.kl.init_coef, or stop at the best evaluation.",
+        "you find (length: --reward.overlong_buffer_len), raise --algo.kl.init_coef, or stop at the best evaluation.",
     ),
     Pattern(
         "kl_without_reward", "kl",
