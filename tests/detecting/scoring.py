@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["ACCEPTED", "GENERATED_FAULTS", "Alarm", "Label", "Verdict", "alarms", "chance", "judge"]
+__all__ = ["ACCEPTED", "GENERATED_FAULTS", "Alarm", "Label", "Verdict", "alarms", "apart", "chance", "judge"]
 
 WINDOW = 100
-UNSCORED = frozenset({"reward_exception"})  # the log ends with the last good step
 _LEARNING_RATE = frozenset({"kl", "clip", "gradient", "entropy", "mismatch", "schedule", "reward", "length", "value"})
-# The families under which an alert names a fault rightly: those of the metrics that it acts on first.
+# The families under which an alert names a fault rightly: those of the metrics that it acts on first. A fault that is
+# not here is not scored: with reward_exception, the log ends at the last good step.
 ACCEPTED: Mapping[str, frozenset[str]] = {
     "kl_explosion": frozenset({"kl"}),
     "entropy_collapse": frozenset({"entropy"}),
@@ -41,19 +42,20 @@ GENERATED_FAULTS = (
 
 @dataclass(frozen=True)
 class Label:
-    """What is known of a run. ``onset``: the first step on which the cause acts. ``detectable`` is false where the
-    fault is so small that nothing should be found; an alert after its onset is then neither right nor false."""
+    """What is known of a run. ``onset``: the first step on which the cause acts. ``size`` is told of faults that were
+    planted in several; of a small one nobody need be told, so an alert after its onset is neither right nor false."""
 
     name: str
     group: str
     steps: int
     fault: str | None = None
     onset: int | None = None
-    detectable: bool = True
+    size: str = ""
 
     @property
     def is_scored(self) -> bool:
-        return self.fault is not None and self.fault not in UNSCORED
+        """A fault that should be found."""
+        return self.fault in ACCEPTED and self.size != "small"
 
     @property
     def clean_steps(self) -> int:
@@ -105,6 +107,11 @@ def alarms(lines: Iterable[Mapping[str, Any]]) -> Iterator[Alarm]:
             )
 
 
+def apart(found: Sequence[Alarm]) -> list[Alarm]:
+    """Every alarm as an episode of its own, as a monitor tells them that knows no episodes."""
+    return [replace(alarm, episode=f"{number}") for number, alarm in enumerate(found)]
+
+
 def judge(label: Label, found: Sequence[Alarm], window: int = WINDOW) -> Verdict:
     """The alarms of one run against its label. A detection is the first alarm from the onset on, at most ``window``
     steps later, whose episode did not begin before."""
@@ -117,10 +124,10 @@ def judge(label: Label, found: Sequence[Alarm], window: int = WINDOW) -> Verdict
     verdict = Verdict(label, sum(step < onset for step in began.values()))
     hits = [one for one in found if onset <= one.step <= onset + window and began[one.episode] >= onset]
     verdict = replace(verdict, fault_episodes=sum(step >= onset for step in began.values()))
-    if not label.is_scored or not hits:
+    accepted = ACCEPTED.get(label.fault or "")
+    if accepted is None or not hits:
         return verdict
     first = min(hits, key=lambda alarm: alarm.step)
-    accepted = ACCEPTED[label.fault or ""]
     return replace(
         verdict,
         delay=first.step - onset,
@@ -131,7 +138,8 @@ def judge(label: Label, found: Sequence[Alarm], window: int = WINDOW) -> Verdict
 
 
 def chance(healthy: Iterable[tuple[Label, Sequence[Alarm]]], faults: Sequence[str], onset: int) -> float:
-    """How often a rightly named fault would be found in runs that have none, mean over ``faults``."""
+    """How often a rightly named fault would be found in runs that have none, mean over ``faults``; NaN of no
+    runs."""
     runs = list(healthy)
     hits = [judge(replace(label, fault=fault, onset=onset), found).named for label, found in runs for fault in faults]
-    return sum(hits) / len(hits) if hits else 0.0
+    return sum(hits) / len(hits) if hits else math.nan

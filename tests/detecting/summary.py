@@ -61,7 +61,7 @@ def interval(verdicts: Sequence[Verdict], measure: Callable[[Sequence[Verdict]],
 
 def summary(verdicts: Sequence[Verdict]) -> Summary:
     """Of one group of runs, healthy ones included."""
-    faulty = [one for one in verdicts if one.label.is_scored and one.label.detectable]
+    faulty = [one for one in verdicts if one.label.is_scored]
     found = [one for one in faulty if one.found]
     return Summary(
         runs=len(faulty),
