@@ -60,7 +60,7 @@ def told(path: Path) -> list[tuple[object, ...]]:
 
 
 def run(steps: int = 100) -> Iterator[dict[str, float]]:
-    """The reward leaves its level at step 60 and comes back at 80, the critic's loss is NaN from 70 to 74, the KL from
+    """The reward falls at step 60 and comes back at 80, the critic's loss is NaN from 70 to 74, the KL from
     95 to the end."""
     source = random.Random(7)
     for step in range(1, steps + 1):
@@ -68,7 +68,7 @@ def run(steps: int = 100) -> Iterator[dict[str, float]]:
             "step": step,
             "time": T0 + step,
             "train/policy_loss": source.gauss(0.1, 0.01),
-            "train/reward": source.gauss(5.0 if 60 <= step < 80 else 0.5, 0.01),
+            "train/reward": source.gauss(-4.0 if 60 <= step < 80 else 0.5, 0.01),
             "train/critic_loss": math.nan if 70 <= step < 75 else source.gauss(1, 0.1),
             "train/kl": math.nan if step >= 95 else source.gauss(0.1, 0.01),
         }
@@ -113,8 +113,8 @@ def _settled(daemon: DaemonProcess, frames: int) -> bool:
 def test_live_and_offline_agree(short_dir: Path, tmp_path: Path) -> None:
     rows = list(run())
     live = asyncio.run(lived(short_dir, rows))
-    assert ("robust_z", "train/reward", 60, "firing") in live
-    assert ("robust_z", "train/reward", 60, "resolved") in live
+    assert ("level_change", "train/reward", 60, "firing") in live
+    assert ("level_change", "train/reward", 60, "resolved") in live
     assert ("non_finite", "train/critic_loss", 70, "resolved") in live
     assert ("non_finite", "train/kl", 95, "firing") in live
     offline = told(jsonl(tmp_path / "run.jsonl", rows))
@@ -247,7 +247,7 @@ def test_a_resumed_run_keeps_its_order_and_is_not_counted_twice(tmp_path: Path) 
 
 def test_the_configuration_s_analyzers_are_obeyed(tmp_path: Path) -> None:
     config = tmp_path / "rlhfd.toml"
-    config.write_text("[analyzers.non_finite]\nenabled = false\n[analyzers.robust_z]\nenabled = false\n")
+    config.write_text("[analyzers.non_finite]\nenabled = false\n[analyzers.adaptive]\nenabled = false\n")
     assert checked(jsonl(tmp_path / "run.jsonl", run()), "--config", config)[0] == 0
 
 
