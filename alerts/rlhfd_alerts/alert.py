@@ -50,7 +50,7 @@ class Place:
     opened_step: int | None  # the episode's
     opened_time: float
     opening: int  # 1 when the episode opened first, one more each time it opened again
-    severity: Severity  # the worst of the episode in this opening, as of this alert's last transition
+    severity: Severity  # the worst of the episode in this opening, up to when this alert began
     onset_step: int | None  # when the alert's condition began first within the episode
     onset_time: float
 

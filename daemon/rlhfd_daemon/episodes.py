@@ -107,16 +107,16 @@ class Episodes:
     def _choose(self, finding: Finding, record_id: int) -> _Known | None:
         if len(self._of_alert) >= MAX_FIRING:
             return None
-        best: tuple[Tie, bool, float, str] | None = None
+        best: tuple[Tie, float, str] | None = None
         for known in self._of_run.get((finding.run, finding.boot), {}).values():
             outline = known.outline
             members = (member.finding for member in known.members.values())
             found = tie(finding, outline, members, self._explains)
-            key = (found, outline.is_open, outline.slight.found_time or 0.0, known.id)
+            key = (found, outline.slight.found_time or 0.0, known.id)
             if found is not Tie.NONE and (best is None or key > best):
                 best = key
         if best is not None:
-            return self._known[best[3]]
+            return self._known[best[2]]
         return self._new(finding, record_id)
 
     def _new(self, finding: Finding, record_id: int) -> _Known | None:
@@ -146,7 +146,7 @@ class Episodes:
         alert, finding = transition.alert, replace(transition.alert.finding, episode=known.id)
         outline = known.outline
         if transition.state is AlertState.RESOLVED:
-            place = replace(known.firing[alert.fingerprint][1], severity=outline.severity)
+            place = known.firing[alert.fingerprint][1]
         else:
             earlier = known.members.get(alert.fingerprint)
             first = onset(finding) if earlier is None or earlier.place is None else _first(earlier.place)

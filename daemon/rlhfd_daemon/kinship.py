@@ -27,6 +27,7 @@ _PRIORITIES = (
     ("reward",), ("entropy",), ("value",), ("advantage",), ("length",), ("hacking",), ("throughput",), ("checkpoint",),
 )  # fmt: skip
 _PRIORITY = {family: index for index, families in enumerate(_PRIORITIES) for family in families}
+_COMPUTED = "rlhfd/"
 _MIXED = frozenset({"system", "custom"})  # families whose members need not have anything to do with each other
 
 
@@ -196,17 +197,17 @@ def rank(finding: Finding) -> int:
 
 def causal_order(alerts: Collection[Alert], explains: Explains) -> tuple[Alert, ...]:
     """``alerts`` of one episode, probable causes first: by onset step (by time where one has no step); what began
-    together by which rule explains which, then by :func:`rank`."""
+    together by which rule explains which, then by :func:`rank`; what rlhfd computed itself after its sources."""
     by_step = all(_onset(alert).step is not None for alert in alerts)
     rules: dict[float, set[str]] = {}
     for alert in alerts:
         rules.setdefault(_began(alert, by_step), set()).add(alert.finding.rule)
 
-    def key(alert: Alert) -> tuple[float, bool, int, float, str, str, str]:
+    def key(alert: Alert) -> tuple[float, bool, int, bool, float, str, str, str]:
         finding, began = alert.finding, _began(alert, by_step)
         follows = any(_explains(other, finding.rule, explains) for other in rules[began])
         last = (_onset(alert).time, finding.rule, finding.metric, alert.fingerprint)
-        return (began, follows, rank(finding), *last)
+        return (began, follows, rank(finding), finding.metric.startswith(_COMPUTED), *last)
 
     return tuple(sorted(alerts, key=key))
 

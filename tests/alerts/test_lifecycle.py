@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from rlhfd_alerts.alert import AlertState, Transition
+from rlhfd_alerts.alert import AlertState, Place, Transition
 from rlhfd_alerts.codec import alert_from_json, alert_to_json
+from rlhfd_alerts.finding import Severity
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.testing import example_finding
 
@@ -80,11 +82,51 @@ def test_a_restored_lifecycle_does_not_fire_again_but_resolves() -> None:
     assert resolved.state is RESOLVED
 
 
-def test_a_stored_alert_reads_back_equal() -> None:
+@pytest.mark.parametrize("place", [None, Place(7, 100.5, 2, Severity.CRITICAL, None, 99.0)])
+def test_a_stored_alert_reads_back_equal(place: Place | None) -> None:
     lifecycle = Lifecycle()
-    fired = lifecycle.observe(example_finding(value=float("inf"), step=None, baseline=None), 1)
+    fired = lifecycle.observe(example_finding(value=float("inf"), step=None, baseline=None, episode="ep_1"), 1)
     assert fired is not None
-    assert alert_from_json(alert_to_json(fired.alert)) == fired.alert
+    alert = replace(fired.alert, place=place)
+    assert alert_from_json(alert_to_json(alert)) == alert
+
+
+def test_an_alert_stored_before_there_were_episodes_is_read() -> None:
+    fired = Lifecycle().observe(example_finding(), 1)
+    assert fired is not None
+    fields = json.loads(alert_to_json(fired.alert))
+    del fields["place"], fields["finding"]["episode"]
+    assert alert_from_json(json.dumps(fields)) == fired.alert
+
+
+@pytest.mark.parametrize(
+    ("severities", "states"),
+    [
+        ((Severity.WARNING, Severity.CRITICAL), [FIRING, FIRING]),
+        ((Severity.WARNING, Severity.WARNING, Severity.CRITICAL), [FIRING, None, FIRING]),
+        ((Severity.CRITICAL, Severity.WARNING, Severity.CRITICAL), [FIRING, None, None]),
+        ((Severity.INFO, Severity.WARNING, Severity.CRITICAL, Severity.INFO), [FIRING, FIRING, FIRING, None]),
+    ],
+)
+def test_only_a_higher_severity_fires_again(severities: tuple[Severity, ...], states: list[AlertState | None]) -> None:
+    lifecycle = Lifecycle()
+    seen = [lifecycle.observe(example_finding(severity=severity), 1) for severity in severities]
+    assert [transition and transition.state for transition in seen] == states
+
+
+def test_an_alert_that_became_worse_says_so_and_keeps_when_it_began() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.observe(example_finding(onset_step=10, onset_time=90.0, time=100.0), 1)
+    worse = example_finding(severity=Severity.CRITICAL, summary="worse", step=150, onset_step=140, time=200.0)
+    raised = lifecycle.observe(worse, 2)
+    assert raised is not None
+    alert = raised.alert
+    assert (alert.finding.summary, alert.finding.severity, alert.last_step) == ("worse", Severity.CRITICAL, 150)
+    assert (alert.finding.onset_step, alert.finding.onset_time, alert.starts_at) == (10, 90.0, 100.0)
+    assert lifecycle.firing == (alert,)
+    resolved = lifecycle.observe(example_finding(active=False), 3)
+    assert resolved is not None
+    assert resolved.alert.finding.severity is Severity.CRITICAL
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "1", '{"finding":{}}', '{"finding":null,"state":"firing"}'])

@@ -10,15 +10,17 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhfd_alerts import outbox as outbox_module
-from rlhfd_alerts.alert import AlertState, Transition
+from rlhfd_alerts.alert import AlertState, Episode, News, Transition
 from rlhfd_alerts.content import body, canonical_json
 from rlhfd_alerts.errors import OutboxError
+from rlhfd_alerts.finding import Severity
 from rlhfd_alerts.grouping import group
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
@@ -152,6 +154,24 @@ def test_the_longest_due_comes_first_and_a_resolution_waits_for_its_firing(outbo
     outbox.mark_dead(retried, "gone")
     assert group([resolved])[0].id in [row.id for row in outbox.due("hook", 150.0, 10)]
     assert outbox.counts() == {("hook", "pending"): 2, ("hook", "dead"): 1}
+
+
+def test_an_episode_s_end_waits_for_its_beginning_although_another_rule_heads_it(outbox: Outbox) -> None:
+    def told(news: News, rule: str, record_id: int) -> Transition:
+        transition = fired(record_id, rule=rule)
+        episode = Episode(
+            id="ep_1", state=news.state, severity=Severity.WARNING, opening=1, opened_step=1, opened_time=1.0,
+            ended_step=None, ended_time=None, members=(transition.alert,), more=0, firing=1, confidence=0.5,
+            news=(news,),
+        )  # fmt: skip
+        return replace(transition, state=news.state, episode=episode)
+
+    put(outbox, told(News.OPENED, "first", 1))
+    put(outbox, told(News.RESOLVED, "last", 2))
+    assert owed(outbox) == ["first"]
+    (row,) = outbox.due("hook", 100.0, 10)
+    outbox.mark_delivered(row, 100.0)
+    assert owed(outbox) == ["last"]
 
 
 def test_next_due_is_the_earliest_of_what_is_owed(outbox: Outbox) -> None:
