@@ -31,8 +31,8 @@ def test_no_file_and_an_empty_file_give_the_defaults(tmp_path: Path) -> None:
     assert config.daemon.state_dir == "/var/lib/rlhfd"
     assert (config.ingest.endpoint, config.ingest.max_frame_bytes, config.ingest.allowed_uids) == ("", 262144, ())
     assert (config.framelog.segment_bytes, config.framelog.max_bytes) == (16 * 2**20, 2**30)
-    assert (config.analyzers.robust_z.threshold, config.analyzers.non_finite.clear_after) == (8.0, 5)
-    assert config.analyzers.robust_z.ignore[:5] == ("*/timing/*", "timing/*", "*_lr", "*/lr", "lr")
+    assert (config.analyzers.adaptive.enabled, config.analyzers.non_finite.clear_after) == (True, 5)
+    assert config.analyzers.adaptive.ignore == ()
     assert config.targets == {}
 
 
@@ -45,8 +45,9 @@ def test_every_setting_is_taken_from_the_file(tmp_path: Path) -> None:
         [ingest]
         endpoint = "ipc:///run/other/rlhfd.sock"
         allowed_uids = [1000, 1001]
-        [analyzers.robust_z]
-        threshold = 6
+        [analyzers.forecast]
+        warning_minutes = 45
+        [analyzers.adaptive]
         ignore = ["a/*"]
         [targets.ops]
         url = "https://example.org/hook"
@@ -55,8 +56,9 @@ def test_every_setting_is_taken_from_the_file(tmp_path: Path) -> None:
     )
     assert config.daemon.state_dir == "/srv/rlhfd"
     assert config.ingest.allowed_uids == (1000, 1001)
-    assert config.analyzers.robust_z.threshold == 6.0
-    assert config.analyzers.robust_z.window == 50
+    assert config.analyzers.forecast.warning_minutes == 45.0
+    assert config.analyzers.forecast.critical_minutes == 10.0
+    assert config.analyzers.adaptive.ignore == ("a/*",)
     assert config.targets["ops"].type == "webhook"
     assert config.targets["ops"].timeout_seconds == 15
 
@@ -73,8 +75,9 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     [framelog]
     segmentbytes = 1
     max_bytes = "1 GiB"
-    [analyzers.robust_z]
-    window = 9
+    [analyzers.absence]
+    min_history = 4
+    [analyzers.adaptive]
     zzz = 1
     [log]
     level = "loud"
@@ -84,9 +87,8 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     """
     assert sorted(complaint(tmp_path, text)) == [
         'rlhfd.toml: analyzer: unknown key; did you mean "analyzers"?',
-        "rlhfd.toml: analyzers.robust_z.window: expected `int` >= 10",
-        "rlhfd.toml: analyzers.robust_z.zzz: unknown key; valid here: "
-        "enabled, window, min_history, threshold, consecutive, ignore",
+        "rlhfd.toml: analyzers.absence.min_history: expected `int` >= 5",
+        "rlhfd.toml: analyzers.adaptive.zzz: unknown key; valid here: enabled, ignore",
         "rlhfd.toml: framelog.max_bytes: expected `int`, got `str`",
         'rlhfd.toml: framelog.segmentbytes: unknown key; did you mean "segment_bytes"?',
         "rlhfd.toml: log.level: must be one of: debug, info, warning, error",
@@ -99,11 +101,10 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[analyzers.robust_z]\nthreshold = 0", "analyzers.robust_z.threshold: expected `float` > 0.0"),
-        ("[analyzers.robust_z]\nthreshold = nan", "analyzers.robust_z.threshold: "),
-        ("[analyzers.robust_z]\nthreshold = inf", "analyzers.robust_z.threshold: "),
-        ("[analyzers.robust_z]\nmin_history = 51", "analyzers.robust_z.min_history: must not be above window"),
-        ("[analyzers.robust_z]\nignore = ['a', 1]", "analyzers.robust_z.ignore[1]: expected `str`, got `int`"),
+        ("[analyzers.forecast]\nlength_ratio = 0", "analyzers.forecast.length_ratio: expected `float` > 0.0"),
+        ("[analyzers.forecast]\nlength_ratio = nan", "analyzers.forecast.length_ratio: "),
+        ("[analyzers.forecast]\nlength_ratio = inf", "analyzers.forecast.length_ratio: "),
+        ("[analyzers.adaptive]\nignore = ['a', 1]", "analyzers.adaptive.ignore[1]: expected `str`, got `int`"),
         ("[framelog]\nsegment_bytes = 0", "framelog.segment_bytes: expected `int` >= 4096"),
         ("[framelog]\nmax_bytes = 20_000_000", "framelog.max_bytes: must be at least twice segment_bytes"),
         ("[ingest]\nmax_frame_bytes = 2_000_000", "ingest.max_frame_bytes: expected `int` <= 1048576"),
