@@ -13,6 +13,7 @@ import random
 import resource
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rlhfd_alerts.alert import Alert
+from rlhfd_alerts.outbox import Outbox
 from rlhfd_alerts.testing import SECRET, WebhookServer
 from rlhfd_daemon.analyzers.families import FAMILIES
 from rlhfd_daemon.cli import app
@@ -59,9 +62,9 @@ def told(path: Path) -> list[tuple[object, ...]]:
     return [(one["rule"], one["metric"], one["onset_step"], one["state"]) for one in alerts(path)]
 
 
-def run(steps: int = 100) -> Iterator[dict[str, float]]:
-    """The reward falls at step 60 and comes back at 80, the critic's loss is NaN from 70 to 74, the KL from
-    95 to the end."""
+def run(steps: int = 150) -> Iterator[dict[str, float]]:
+    """The reward falls at step 60 and comes back at 80; the critic's loss is NaN from 120 to 124, the KL from 123 to
+    the end: two episodes."""
     source = random.Random(7)
     for step in range(1, steps + 1):
         yield {
@@ -69,8 +72,8 @@ def run(steps: int = 100) -> Iterator[dict[str, float]]:
             "time": T0 + step,
             "train/policy_loss": source.gauss(0.1, 0.01),
             "train/reward": source.gauss(-4.0 if 60 <= step < 80 else 0.5, 0.01),
-            "train/critic_loss": math.nan if 70 <= step < 75 else source.gauss(1, 0.1),
-            "train/kl": math.nan if step >= 95 else source.gauss(0.1, 0.01),
+            "train/critic_loss": math.nan if 120 <= step < 125 else source.gauss(1, 0.1),
+            "train/kl": math.nan if step >= 123 else source.gauss(0.1, 0.01),
         }
 
 
@@ -83,7 +86,7 @@ def metrics_of(row: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name.startswith("train/")}
 
 
-async def lived(folder: Path, rows: list[dict[str, float]]) -> list[tuple[object, ...]]:
+async def lived(folder: Path, rows: list[dict[str, float]]) -> list[dict[str, Any]]:
     """What a real daemon's webhook says while the rows are emitted."""
     async with WebhookServer() as server:
         config = f'[targets.ops]\nurl = "{server.url}"\nsecret_env = "HOOK_SECRET"\n'
@@ -97,10 +100,16 @@ async def lived(folder: Path, rows: list[dict[str, float]]) -> list[tuple[object
                 wait_for(lambda: _settled(daemon, len(rows)))
 
         await asyncio.to_thread(emit)
-        bodies = [json.loads(request.body)["data"] for request in server.requests]
-    return [
-        (body["rule"], one["metric"], one["onset_step"], body["state"]) for body in bodies for one in body["alerts"]
-    ]
+        return [json.loads(request.body)["data"] for request in server.requests]
+
+
+def stored(folder: Path) -> list[Alert]:
+    """The alerts as a daemon that has ended left them."""
+    outbox = Outbox.open(folder / "state" / "alerts.sqlite3")
+    try:
+        return outbox.alerts()
+    finally:
+        outbox.close()
 
 
 def _settled(daemon: DaemonProcess, frames: int) -> bool:
@@ -112,14 +121,35 @@ def _settled(daemon: DaemonProcess, frames: int) -> bool:
 
 def test_live_and_offline_agree(short_dir: Path, tmp_path: Path) -> None:
     rows = list(run())
-    live = asyncio.run(lived(short_dir, rows))
-    assert ("level_change", "train/reward", 60, "firing") in live
-    assert ("level_change", "train/reward", 60, "resolved") in live
-    assert ("non_finite", "train/critic_loss", 70, "resolved") in live
-    assert ("non_finite", "train/kl", 95, "firing") in live
-    offline = told(jsonl(tmp_path / "run.jsonl", rows))
-    assert sorted(map(str, offline)) == sorted(map(str, live))
+    messages = asyncio.run(lived(short_dir, rows))
+    path = jsonl(tmp_path / "run.jsonl", rows)
+    offline = told(path)
+    assert ("level_change", "train/reward", 60, "firing") in offline
+    assert ("level_change", "train/reward", 60, "resolved") in offline
+    assert ("non_finite", "train/critic_loss", 120, "resolved") in offline
+    assert ("non_finite", "train/kl", 123, "firing") in offline
     assert told(short_dir / "state" / "frames") == offline
+
+    last = {(one["rule"], one["metric"]): one for one in alerts(short_dir / "state" / "frames")}
+    live = {(one.finding.rule, one.finding.metric): one for one in stored(short_dir)}
+    assert {key: (one["state"], one["episode"], one["onset_step"], one["severity"]) for key, one in last.items()} == {
+        key: (one.state.value, one.finding.episode, one.finding.onset_step, one.finding.severity.value)
+        for key, one in live.items()
+    }
+    parts = [{(one["metric"], one["episode"]) for one in alerts(log)} for log in (path, short_dir / "state" / "frames")]
+    assert _partition(parts[0]) == _partition(parts[1])
+
+    reward, nan = dict.fromkeys(one["episode"] for one in alerts(short_dir / "state" / "frames"))
+    assert [(one["state"], one["episode"]["id"], one["rule"]) for one in messages] == [
+        ("firing", reward, "level_change"),
+        ("resolved", reward, "level_change"),
+        ("firing", nan, "non_finite"),
+    ]
+
+
+def _partition(pairs: set[tuple[str, str]]) -> set[frozenset[str]]:
+    """The metrics that share an episode."""
+    return {frozenset(name for name, id_ in pairs if id_ == episode) for _, episode in pairs}
 
 
 def test_every_format_tells_the_same(tmp_path: Path) -> None:
@@ -159,15 +189,31 @@ def test_an_alert_is_one_object_with_the_fields_that_were_promised(tmp_path: Pat
     assert all(list(one) == FIELDS for one in found)
     assert all(one["kind"] == "alert" and one["family"] in FAMILIES for one in found)
     assert all(one["state"] in ("firing", "resolved") and one["remedy"] and one["summary"] for one in found)
-    begun = {one["episode"]: one for one in found if one["state"] == "firing"}
-    assert len(begun) == sum(one["state"] == "firing" for one in found)
-    for one in found:
-        first = begun[one["episode"]]
-        assert (one["metric"], one["onset_step"]) == (first["metric"], first["onset_step"])
     (nan,) = (one for one in found if one["metric"] == "train/kl")
-    assert (nan["value"], nan["step"], nan["time"], nan["severity"]) == ("NaN", 95, T0 + 95, "critical")
+    assert (nan["value"], nan["step"], nan["time"], nan["severity"]) == ("NaN", 123, T0 + 123, "critical")
     reward = next(one for one in found if one["metric"] == "train/reward")
     assert (reward["family"], reward["severity"]) == ("reward", "warning")
+
+
+def test_alerts_of_one_cause_share_an_episode(tmp_path: Path) -> None:
+    found = alerts(jsonl(tmp_path / "run.jsonl", run()))
+    episodes = {one["metric"]: one["episode"] for one in found}
+    assert episodes["train/reward"] != episodes["train/critic_loss"] == episodes["train/kl"]
+    assert len(set(episodes.values())) == 2
+    assert all(one["episode"] == episodes[one["metric"]] for one in found), "the end has the id of the beginning"
+    lines = Counter((one["metric"], one["state"]) for one in found)
+    assert set(lines.values()) == {1}
+    assert lines["train/kl", "resolved"] == 0
+
+
+def test_what_comes_and_goes_keeps_its_episode_and_what_is_back_much_later_does_not(tmp_path: Path) -> None:
+    bad = [*range(10, 100, 20), 900]
+    rows = [{"step": step, "time": T0 + 60 * step, "a": math.nan if step in bad else 1.0} for step in range(1000)]
+    found = alerts(jsonl(tmp_path / "run.jsonl", rows))
+    begun = [(one["onset_step"], one["episode"]) for one in found if one["state"] == "firing"]
+    assert [step for step, _ in begun] == bad
+    assert [len({id_ for step, id_ in begun if (step < 900) is early}) for early in (True, False)] == [1, 1]
+    assert len({id_ for _, id_ in begun}) == 2
 
 
 @pytest.mark.parametrize(
@@ -186,10 +232,14 @@ def test_the_report_names_steps_metrics_evidence_and_remedy_the_worst_first(tmp_
     code, out, err = checked(jsonl(tmp_path / "run.jsonl", run()))
     assert (code, err) == (2, "")
     assert out.index("CRITICAL") < out.index("WARNING")
-    for text in ("train/critic_loss became NaN at step 70", "steps 70 to 79", "since step 95", "×", "Stop the run"):
+    for text in ("since step 120, confidence 0.9", "steps 120 to 129", "since step 123", "×", "Stop the run"):
         assert text in out
+    assert out.index("train/critic_loss became NaN at step 120") < out.index("steps 120 to 129")
+    assert out.index("train/critic_loss  ") < out.index("train/kl  "), "the first cause first"
+    assert out.count("Stop the run") == 1
     last = out.splitlines()[-1]
-    assert last.startswith(f"100 steps of 4 metrics read from {tmp_path}/run.jsonl (JSON lines); ")
+    assert last.startswith(f"150 steps of 4 metrics read from {tmp_path}/run.jsonl (JSON lines); ")
+    assert last.endswith("2 episodes: 1 critical, 1 warning.")
     assert len(out.splitlines()) < 25
     assert checked(jsonl(tmp_path / "good.jsonl", list(run())[:50]))[1].endswith("; nothing found.\n")
 
