@@ -6,7 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-__all__ = ["AbsenceConfig", "AdaptiveConfig", "AnalyzersConfig", "IncidentsConfig", "NonFiniteConfig"]
+from rlhfd_daemon.config_rules import RulesConfig
+
+__all__ = ["AbsenceConfig", "AdaptiveConfig", "AnalyzersConfig", "ForecastConfig", "IncidentsConfig", "NonFiniteConfig"]
 
 _Count = Annotated[int, Meta(ge=1)]
 
@@ -52,6 +54,24 @@ class AbsenceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )  # fmt: skip
 
 
+class ForecastConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Memory or a disk that will be used up within ``warning_minutes`` (``critical_minutes``) at the rate of the last
+    ``min_minutes`` or more, seen in ``min_values`` values or more, while less than ``left_ratio`` of it is left.
+    Responses longer than ``length_ratio`` of their cap that will reach it within ``length_steps``, entropy that will
+    reach ``entropy_floor`` (nats) within ``entropy_steps``."""
+
+    enabled: bool = True
+    warning_minutes: Annotated[float, Meta(gt=0, le=1440)] = 30.0
+    critical_minutes: Annotated[float, Meta(gt=0, le=1440)] = 10.0
+    min_minutes: Annotated[float, Meta(ge=1, le=10)] = 5.0
+    min_values: Annotated[int, Meta(ge=16, le=100)] = 20
+    left_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.3
+    length_ratio: Annotated[float, Meta(gt=0, lt=1)] = 0.8
+    length_steps: _Count = 50
+    entropy_floor: Annotated[float, Meta(ge=0, le=100)] = 0.02
+    entropy_steps: _Count = 20
+
+
 class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One section per analyzer."""
 
@@ -59,3 +79,5 @@ class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     adaptive: AdaptiveConfig = AdaptiveConfig()
     incidents: IncidentsConfig = IncidentsConfig()
     absence: AbsenceConfig = AbsenceConfig()
+    forecast: ForecastConfig = ForecastConfig()
+    rules: RulesConfig = RulesConfig()
