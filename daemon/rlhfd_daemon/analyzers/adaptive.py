@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import isfinite
 
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.changes import Change, Drift
 from rlhfd_daemon.analyzers.dispatch import Watch
 from rlhfd_daemon.analyzers.families import family_of
 from rlhfd_daemon.analyzers.profiles import Profile, profile_of
 from rlhfd_daemon.analyzers.remedies import remedy
 from rlhfd_daemon.analyzers.series import MAX_SERIES, Evidence, at_step, labels
-from rlhfd_daemon.analyzers.track import Change, Drift, Track
+from rlhfd_daemon.analyzers.track import Track
 from rlhfd_daemon.config_analyzers import AdaptiveConfig
 from rlhfd_daemon.sample import Happening, Sample, SeriesKey
 
@@ -46,6 +47,9 @@ class _Series:
             return ()
         change = self._track.take(value)
         return () if change is None else self._changed(sample, change)
+
+    def is_due(self) -> bool:
+        return self._track.is_due()
 
     def drift(self, is_up: bool) -> Drift:
         return self._track.drift(is_up)
@@ -94,6 +98,11 @@ class Adaptive:
         """How ``metric`` of the process that sent ``of`` has moved lately; ``None`` if it is not watched."""
         series = self._series.get((of.run, of.boot, of.role, of.rank, metric))
         return None if series is None else series.drift(is_up)
+
+    def due(self, first: Sample) -> Callable[[], bool] | None:
+        """Tells when :meth:`drift` of this series is worth asking; ``None`` if it is not watched."""
+        series = self._of(first)
+        return None if series is None else series.is_due
 
     def happened(self, event: Happening) -> Iterable[Finding]:
         return ()

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 __all__ = ["Line", "fit", "middle"]
 
-MAD_TO_SIGMA = 1.4826  # for a normal distribution (Rousseeuw and Croux 1993)
-WIDE_SIGMAS = 1.645  # 90 % of a normal distribution lie within
+QUARTILES_SIGMAS = 1.349  # between the quartiles of a normal distribution
+TAIL_SIGMAS = 1.645  # from its median to its 95th percentile
 MAX_CORRELATION = 0.8
 
 
@@ -27,16 +27,18 @@ def fit(values: Sequence[float]) -> Line:
     """Tukey's resistant line (Exploratory Data Analysis, 1977) through at least 6 finite ``values``, oldest first.
 
     Its slope is that between the medians of the first and the last third; up to a sixth of the values may be anything.
-    Scale is the larger of two estimates, by the median and by the 90th percentile of the absolute residuals: the second
-    still moves for a ratio that is 0 nearly half of the time. It is 0 if all values lie on the line.
+    Scale is the larger of two estimates, by the quartiles and by the larger of the distances of the 5th and the 95th
+    percentile from the median: the second still moves for a ratio that is 0 nearly half of the time. It is 0 if all
+    values lie on the line.
     """
     count = len(values)
     third = count // 3
     slope = (middle(values[-third:]) - middle(values[:third])) / (count - third)
     flat = [value - slope * index for index, value in enumerate(values)]
-    start = middle(flat)
-    sizes = sorted([abs(value - start) for value in flat])
-    scale = max(MAD_TO_SIGMA * sizes[count // 2], sizes[count * 9 // 10] / WIDE_SIGMAS)
+    ordered = sorted(flat)
+    start, tail = ordered[count // 2], count // 20
+    wide = max(ordered[-1 - tail] - start, start - ordered[tail])
+    scale = max((ordered[count * 3 // 4] - ordered[count // 4]) / QUARTILES_SIGMAS, wide / TAIL_SIGMAS)
     return Line(start + slope * (count - 1), slope, scale * _dependence(flat, start) if scale > 0 else 0.0)
 
 

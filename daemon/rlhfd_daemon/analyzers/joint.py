@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.adaptive import Adaptive
+from rlhfd_daemon.analyzers.changes import Drift
 from rlhfd_daemon.analyzers.dispatch import Watch
 from rlhfd_daemon.analyzers.families import Family
 from rlhfd_daemon.analyzers.series import Evidence, SeriesTable, at_step, labels
-from rlhfd_daemon.analyzers.track import Drift
 from rlhfd_daemon.sample import Happening, Sample
 
 __all__ = ["PATTERNS", "RULES", "Joint", "Part", "Pattern"]
@@ -110,7 +110,10 @@ class Joint:
         self._states: dict[str, SeriesTable[_State]] = {one.rule: SeriesTable(_State) for one in patterns}
 
     def watch(self, first: Sample) -> Watch | None:
-        return self.observe if first.name in self._by_metric else None
+        is_due = self._adaptive.due(first) if first.name in self._by_metric else None
+        if is_due is None:
+            return None
+        return lambda sample: self.observe(sample) if is_due() else ()
 
     def observe(self, sample: Sample) -> Iterable[Finding]:
         findings: list[Finding] = []

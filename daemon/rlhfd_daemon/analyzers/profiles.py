@@ -38,6 +38,17 @@ class Profile(NamedTuple):
     after: int = 12
     patience: float = 1.0
 
+    def matters(self, is_up: bool, recent: float, expected: float, covered: float) -> bool:
+        """Whether ``recent`` lies far enough from ``expected``, of a series that has ``covered`` such a range."""
+        shift, needed = abs(recent - expected), self.up if is_up else self.down
+        if shift < self.least or needed == NEVER:
+            return False
+        if self.measure == "shift":
+            return shift >= needed
+        if self.measure == "range":
+            return shift >= needed * covered
+        return abs(recent) >= needed * abs(expected) if is_up else abs(recent) * needed <= abs(expected)
+
 
 # The first row with a pattern that matches counts; what matches none is not watched. Why the limits are what they are:
 # docs/detection.md.
@@ -54,7 +65,7 @@ PROFILES: tuple[Profile, ...] = (
     Profile(("train/logprobs_diff", "rlhfd/kl/k1", "rlhfd/kl/max")),
     Profile(("*critic*grad*norm*",), up=6.0, log=True, spikes=True),
     Profile(("*grad_norm*", "rlhfd/*/gradient_norm_mean"), up=3.0, down=5.0, severity_down=INFO, log=True, spikes=True),
-    Profile(("train/entropy_loss", "rlhfd/entropy/sampled", "*/entropy"), up=1.5, down=1.5, log=True),
+    Profile(("train/entropy_loss", "rlhfd/entropy/sampled", "*/entropy"), up=1.5, down=1.7, log=True),
     Profile(("*vf_clipfrac*",)),
     Profile(("*ppo_clip_ratio", "rlhfd/ratio/outside_ratio", "*clipfrac*"), "shift", up=0.05, floor=0.003),
     Profile(("*truncated*", "*response_clip_ratio"), "shift", up=0.1, floor=0.01),

@@ -3,57 +3,31 @@
 from __future__ import annotations
 
 from array import array
-from math import asinh, hypot, sinh
-from typing import NamedTuple
+from math import asinh
 
 from rlhfd_daemon.analyzers.baseline import Line, fit, middle
+from rlhfd_daemon.analyzers.changes import STILL, Change, Drift
 from rlhfd_daemon.analyzers.profiles import Profile
+from rlhfd_daemon.analyzers.scale import Scale
 
-__all__ = ["Change", "Drift", "Track"]
+__all__ = ["Track"]
 
 WINDOW = 40  # values that the line is laid through
 REFIT = 12  # values from one line to the next
-PROLONGATIONS, NEAR = 2, 0.25  # times, and how far the mean of the new values may lie off, in standard deviations
+PROLONGATIONS, NEAR = 2, 0.4  # times, and how far the mean of the new values may lie off, in standard deviations
 REACH = 12.0  # values that the line is followed beyond its end; from there on the course is level
 ALLOWANCE, LIMIT, CLIP = 1.25, 8.0, 4.0  # of the cumulated sums, in standard deviations
 SUSPECT = 3.0  # a sum above which values do not enter the window
 ABSORBED = 24  # suspect values after which a change too small to matter is the new course
 ACCEPTED = 50  # values after which a change that was alerted is the new course
-CREEP, CREEP_SIGMAS, MAX_CREEP_PATIENCE = 2, 3.0, 2.0  # lines ago; how far from that course; others wait longer
+LOOK_EVERY = 4
+CREEP, CREEP_SIGMAS, MAX_CREEP_PATIENCE = 2, 4.0, 2.0  # lines ago; how far from that course; others wait longer
 CALM, CALM_SIGMAS = 5, 2.0
 SPIKE_SIGMAS, SPIKE_FACTOR, SPIKES, SPIKES_WITHIN = 5.0, 5.0, 3, 30
 SPREAD_ALLOWANCE, SPREAD_LIMIT = 2.0, 12.0
-MIN_RELATIVE_SCALE = 0.01
 FEW = 8  # a scale estimated from so many values may be half of what it should be
 NOWHERE = (float("inf"), float("-inf"))
 HUGE = 1e100  # whatever is beyond counts as this, so that no arithmetic overflows
-UNIT_SHARE = 0.05  # of the first values: where the logarithm of a metric gives way to its value
-
-
-class Change(NamedTuple):
-    """What has begun or ended. ``kind`` is a rule; values in the metric's unit; ``since``: how many values ago."""
-
-    kind: str
-    is_active: bool
-    is_up: bool
-    expected: float
-    scale: float
-    recent: float
-    since: int
-    new_level: bool = False
-
-
-class Drift(NamedTuple):
-    """``sigmas`` to the side that was asked for; ``recent`` and ``expected`` in the metric's unit, of which the series
-    has ``covered`` so much."""
-
-    sigmas: float
-    recent: float
-    expected: float
-    covered: float
-
-
-STILL = Drift(0.0, 0.0, 0.0, 1.0)
 
 
 class Track:
@@ -62,9 +36,9 @@ class Track:
     so that a change cannot hide itself. Memory is constant, and nothing depends on how long the series is."""
 
     __slots__ = (
-        "_calm", "_count", "_down", "_fitted", "_high", "_high_edge", "_kind", "_line", "_lines", "_low", "_low_edge",
-        "_profile", "_prolongations", "_seen", "_side", "_spikes", "_spread_down", "_spread_up", "_suspects", "_unit",
-        "_up", "_values",
+        "_calm", "_count", "_down", "_down_from", "_fitted", "_high", "_high_edge", "_kind", "_line", "_lines", "_low",
+        "_low_edge", "_profile", "_prolongations", "_scale", "_seen", "_side", "_spikes", "_spread_down", "_spread_up",
+        "_suspects", "_up", "_up_from", "_values",
     )  # fmt: skip
 
     def __init__(self, profile: Profile) -> None:
@@ -73,7 +47,7 @@ class Track:
         self._kind = ""
         self._high, self._low = float("-inf"), float("inf")
         self._spikes: list[int] = []
-        self._unit = 0.0
+        self._scale = Scale(profile)
         self._begin([])
 
     def _begin(self, values: list[float]) -> None:
@@ -82,6 +56,7 @@ class Track:
         self._suspects: list[float] = []
         self._up = self._down = self._spread_up = self._spread_down = 0.0
         self._calm = self._side = self._fitted = self._prolongations = 0
+        self._up_from = self._down_from = self._seen  # the value at which the sum left 0
         self._lines: list[Line] = []
         self._count = len(values)
         self._low_edge, self._high_edge = NOWHERE
@@ -91,7 +66,7 @@ class Track:
         """What this finite value begins or ends."""
         if self._low_edge < value < self._high_edge:  # so near to its course that nothing follows from it
             self._seen += 1
-            self._values.append(asinh(value / self._unit) if self._profile.log else value)
+            self._values.append(asinh(value / self._scale.unit) if self._profile.log else value)
             self._fitted += 1
             return None if self._fitted < REFIT else self._refit()
         return self._weigh(value)
@@ -103,7 +78,7 @@ class Track:
         if self._count < self._profile.after:
             self._learn(value)
             return None
-        y = asinh(value / self._unit) if self._profile.log else value
+        y = self._scale.forth(value)
         level, slope, scale = self._line
         suspects = self._suspects
         ahead = self._fitted + len(suspects) + 1
@@ -111,6 +86,10 @@ class Track:
         if rise * off > 0:  # on the side to which it was moving: that much was to be expected
             off = off - rise if off * off > rise * rise else 0.0
         z = CLIP if off > CLIP else -CLIP if off < -CLIP else off
+        if self._up == 0:
+            self._up_from = self._seen
+        if self._down == 0:
+            self._down_from = self._seen
         up = self._up + z - ALLOWANCE
         down = self._down - z - ALLOWANCE
         self._up = up = up if up > 0 else 0.0
@@ -134,8 +113,12 @@ class Track:
     def _rest(self) -> None:
         """No sum is above 0: values within the allowance will leave it at that, and need no arithmetic."""
         level, _, scale = self._line
-        self._low_edge = self._back(level - ALLOWANCE * scale)
-        self._high_edge = self._back(level + ALLOWANCE * scale)
+        self._low_edge = self._scale.back(level - ALLOWANCE * scale)
+        self._high_edge = self._scale.back(level + ALLOWANCE * scale)
+
+    def is_due(self) -> bool:
+        """Whether :meth:`drift` is worth asking: now and then while all is quiet, else always."""
+        return self._low_edge > self._high_edge or self._fitted % LOOK_EVERY == 0
 
     def drift(self, is_up: bool) -> Drift:
         """How far the last values have moved to one side since the course of ``CREEP`` lines ago at most."""
@@ -147,18 +130,17 @@ class Track:
         expected = then.level + (then.slope * ahead if (then.slope > 0) == is_up else 0.0)
         sigmas = (recent - expected) / then.scale
         covered = max(self._high - self._low, 1e-300)
-        return Drift(sigmas if is_up else -sigmas, self._back(recent), self._back(expected), covered)
+        return Drift(sigmas if is_up else -sigmas, self._scale.back(recent), self._scale.back(expected), covered)
 
     def _learn(self, value: float) -> None:
         self._values.append(value)
         self._count += 1
         if self._count < self._profile.after:
             return
-        if not self._unit:
-            self._unit = max(UNIT_SHARE * middle([abs(one) for one in self._values]), self._profile.floor, 1e-12)
+        self._scale.learn(self._values)
         for one in self._values:
             self._cover(one)
-        self._begin([self._forth(one) for one in self._values])
+        self._begin([self._scale.forth(one) for one in self._values])
 
     def _refit(self) -> Change | None:
         self._fitted = 0
@@ -185,11 +167,15 @@ class Track:
         """Against the course of ``CREEP`` lines ago: has it changed so slowly that it took the course along?"""
         now, then = self._line, self._lines.pop(0)
         ahead = REFIT * CREEP
-        recent = self._back(middle(self._values[-5:]))
+        if abs(now.level - then.level) < (CREEP_SIGMAS - 1) * then.scale:
+            return None
+        recent = self._scale.back(middle(self._values[-5:]))
         for is_up in (True, False):
             move = then.slope * ahead if (then.slope > 0) == is_up else 0.0
-            off = (self._forth(recent) - then.level - move) / then.scale
-            if (off if is_up else -off) > CREEP_SIGMAS and self._matters(is_up, recent, self._back(then.level + move)):
+            off = (self._scale.forth(recent) - then.level - move) / then.scale
+            expected = self._scale.back(then.level + move)
+            matters = self._profile.matters(is_up, recent, expected, self._high - self._low)
+            if matters and (off if is_up else -off) > CREEP_SIGMAS:
                 self._line = Line(then.level + move, 0.0, then.scale)
                 self._lines.clear()
                 return self._start(self._change("trend_change", True, is_up, since=ahead // 2, recent=recent))
@@ -202,13 +188,12 @@ class Track:
 
     def _laid(self) -> Line:
         del self._values[:-WINDOW]
-        line = fit(self._values)
-        for y in (self._values[-1], line.level):
-            self._cover(self._back(y))
-        floor = MIN_RELATIVE_SCALE if self._profile.log else MIN_RELATIVE_SCALE * abs(line.level)
-        level = self._back(line.level)
-        least = self._profile.floor / (hypot(level, self._unit) if self._profile.log else 1.0)
-        return Line(line.level, line.slope, max(line.scale * (1 + FEW / len(self._values)), floor, least, 1e-12))
+        line = fit(self._values.tolist())
+        if self._profile.measure == "range":
+            for y in (self._values[-1], line.level):
+                self._cover(self._scale.back(y))
+        scale = max(line.scale * (1 + FEW / len(self._values)), self._scale.least(line.level))
+        return Line(line.level, line.slope, scale)
 
     def _cover(self, value: float) -> None:
         self._high = value if value > self._high else self._high
@@ -271,10 +256,11 @@ class Track:
             return None
         is_up = self._up > limit
         recent, expected = self._recent(), self._expected(is_up)
-        if not self._matters(is_up, recent, expected):
+        if not self._profile.matters(is_up, recent, expected, self._high - self._low):
             self._up, self._down = min(self._up, limit), min(self._down, limit)
             return None
-        return self._change("trend_change" if self._is_trend(is_up) else "level_change", True, is_up)
+        since = self._seen - (self._up_from if is_up else self._down_from)
+        return self._change("trend_change" if self._is_trend(is_up) else "level_change", True, is_up, since=since)
 
     def _is_trend(self, is_up: bool) -> bool:
         """Whether the suspect values go on moving rather than having jumped once."""
@@ -294,36 +280,18 @@ class Track:
         self._spread_up = self._spread_down = 0.0
         return self._change("spread_change", True, True)
 
-    def _matters(self, is_up: bool, recent: float, expected: float) -> bool:
-        profile, shift = self._profile, recent - expected
-        needed = profile.up if is_up else profile.down
-        if abs(shift) < profile.least or needed == float("inf"):
-            return False
-        if profile.measure == "shift":
-            return abs(shift) >= needed
-        if profile.measure == "range":
-            return abs(shift) >= needed * (self._high - self._low)
-        return abs(recent) >= needed * abs(expected) if is_up else abs(recent) * needed <= abs(expected)
-
     def _recent(self) -> float:
-        return self._back(middle(self._suspects[-3:]))
+        return self._scale.back(middle(self._suspects[-3:]))
 
     def _expected(self, is_up: bool) -> float:
         level, slope, _ = self._line
         move = slope * min(self._fitted + len(self._suspects), REACH)
-        return self._back(level + (move if (move > 0) == is_up else 0.0))
+        return self._scale.back(level + (move if (move > 0) == is_up else 0.0))
 
     def _change(self, kind: str, is_active: bool, is_up: bool, *, since: int | None = None, new_level: bool = False,
                 recent: float | None = None) -> Change:  # fmt: skip
         expected = self._expected(is_up)
-        scale = abs(self._back(self._line.level + self._line.scale) - self._back(self._line.level))
+        scale = abs(self._scale.back(self._line.level + self._line.scale) - self._scale.back(self._line.level))
         count = len(self._suspects) - 1 if since is None else since
         now = self._recent() if recent is None else recent
         return Change(kind, is_active, is_up, expected, scale, now, count, new_level)
-
-    def _forth(self, value: float) -> float:
-        """``value`` on the scale on which its noise is even: about its logarithm, near 0 and below about linear."""
-        return asinh(value / self._unit) if self._profile.log else value
-
-    def _back(self, y: float) -> float:
-        return self._unit * sinh(min(max(y, -700.0), 700.0)) if self._profile.log else y
