@@ -93,7 +93,7 @@ def test_a_nan_reward_calls_the_webhook_in_time_with_metric_step_and_run(outcome
 def test_a_constant_reward_calls_the_webhook_in_time_with_metric_step_and_run(outcome: Outcome) -> None:
     step = FAULT_STEP["const"]
     spread = {"train/rollout/reward_std", "train/group_reward_std"}
-    arrived, data = first_call(outcome, "run-const", "robust_z", spread)
+    arrived, data = first_call(outcome, "run-const", "level_change", spread)
     alert = next(alert for alert in data["alerts"] if alert["metric"] in spread)
     assert alert["onset_step"] == step
     assert alert["value"] == 0.0
