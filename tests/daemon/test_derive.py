@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlhfd_daemon.derive import Derivation, ratios
+from rlhfd_daemon.derive import RATIOS, SHARES, Derivation, derived_names, ratios
 from rlhfd_daemon.interpret import Interpreter
+from rlhfd_daemon.metrics import lookup
 from rlhfd_daemon.sample import Sample
 from wire import frame
 
@@ -110,6 +111,48 @@ def test_rounds_that_never_complete_do_not_pile_up() -> None:
 def test_ratios_need_both_sides(metrics: dict[str, float], expected: dict[str, float]) -> None:
     found = {derived.name: derived.value for derived in ratios(frame(metrics=metrics))}
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        (
+            {"train/timing/step_total": 10.0, "train/timing/generation": 8.0, "train/timing/ppo_train": 2.0},
+            {"rlhfd/ratio_of/generation_rest": 4.0, "rlhfd/ratio_of/ppo_train_rest": 0.25},
+        ),
+        (
+            {"train/timing/step_total": 4.0, "train/timing/make_experience": 1.0, "train/timing/broadcast": 3.0},
+            {"rlhfd/ratio_of/make_experience_rest": 1 / 3, "rlhfd/ratio_of/broadcast_rest": 3.0},
+        ),
+        ({"train/timing/step_total": 8.0, "train/timing/generation": 8.0}, {}),  # no rest
+        ({"train/timing/step_total": 8.0, "train/timing/generation": 9.0}, {}),
+        ({"train/timing/step_total": 8.0, "train/timing/generation": 0.0}, {}),
+        ({"train/timing/step_total": math.nan, "train/timing/generation": 1.0}, {}),
+        ({"train/timing/step_total": 8.0, "train/timing/generation": math.nan}, {}),
+        ({"train/timing/step_total": 8.0, "train/timing/anything_else": 1.0}, {}),
+        ({"train/timing/generation": 8.0, "train/policy_loss": 0.1}, {}),
+    ],
+)
+def test_a_phase_is_put_against_the_rest_of_its_step(metrics: dict[str, float], expected: dict[str, float]) -> None:
+    found = {derived.name: derived.value for derived in ratios(frame(metrics=metrics))}
+    assert found == pytest.approx(expected)
+
+
+def test_a_machine_that_is_slower_throughout_changes_no_share() -> None:
+    timing = {"train/timing/step_total": 10.0, "train/timing/generation": 6.0, "train/timing/broadcast": 1.0}
+    slower = {name: 3.7 * seconds for name, seconds in timing.items()}
+    shares = [[derived.value for derived in ratios(frame(metrics=metrics))] for metrics in (timing, slower)]
+    assert len(shares[0]) == 2
+    assert shares[0] == pytest.approx(shares[1])
+
+
+def test_what_is_derived_has_a_row_and_is_known_where_it_is_in_a_log_already() -> None:
+    sources = {name for sides in RATIOS.values() for name in sides} | set(SHARES.values()) | {"train/timing/step_total"}
+    assert derived_names(sources) == {*RATIOS, *SHARES}
+    assert derived_names(sources - {"train/policy_loss"}) == set(SHARES)
+    assert derived_names(sources - {"train/timing/step_total"}) == set(RATIOS)
+    assert derived_names({"train/kl", "train/timing/step_total"}) == set()
+    assert {name for name in (*RATIOS, *SHARES) if lookup(name) is None} == set()
 
 
 def values(found: list[Sample]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
 from rlhfd_daemon.metrics.computed import EXPERIENCE
+from rlhfd_daemon.metrics.derived import DERIVED
 from rlhfd_daemon.metrics.engine import ENGINE
 from rlhfd_daemon.metrics.gpu import GPU
 from rlhfd_daemon.metrics.host import DISKS, HOST, PROCESSES
@@ -28,6 +29,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Evaluation of PPO": EVALUATION,
     "SFT, reward model and DPO": SUPERVISED,
     "Computed from samples and experiences": EXPERIENCE,
+    "Derived from logged metrics": DERIVED,
     "Reward calls": REWARD_CALLS,
     "Computed while policy and critic train": TRAINING,
     "vLLM engines": ENGINE,
