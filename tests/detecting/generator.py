@@ -33,7 +33,7 @@ class Habits:
     steps: int
     scatter: float
     decimals: int | None
-    missing: float  # share of the values that are not logged
+    missing: float  # share of the steps of which only half is logged
     drift: float  # amplitude of a slow wave, in units of the noise
     is_verified: bool  # rewards are 0 or 1
     turn: float | None  # share of the run after which the plateau becomes a slow slope
@@ -119,7 +119,7 @@ def rows(course: Course, fault: Fault | None = None) -> Iterator[Row]:
             fault(course, step, values)
         _phases(course, step, values)
         now += values["train/timing/step_total"]
-        kept = {key: value for key, value in values.items() if course.draw.random() >= made.missing}
+        kept = values if course.draw.random() >= made.missing else _some(course.draw, values)
         logged = {key: _rounded(key, value, made.decimals) for key, value in kept.items()}
         evaluated = {key: logged.pop(key) for key in list(logged) if key.startswith("eval/")}
         yield Row(step, now, logged)
@@ -211,6 +211,10 @@ def _phases(course: Course, step: int, found: Values) -> None:
 
 def _spike(course: Course) -> float:
     return course.draw.uniform(2, 6) if course.draw.random() < course.habits.spikes else 1.0
+
+
+def _some(draw: random.Random, values: Values) -> Values:
+    return {key: value for key, value in values.items() if draw.random() < 0.5}
 
 
 def _rounded(key: str, value: float, decimals: int | None) -> float:
