@@ -16,6 +16,7 @@ from rlhfd_daemon.config_analyzers import AdaptiveConfig, AnalyzersConfig, Incid
 from rlhfd_daemon.config_check import cross_problems, problems_in
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
+from rlhfd_daemon.config_rules import RulesConfig
 from rlhfd_daemon.errors import ConfigError, Problem
 from rlhfd_daemon.segment import MAX_PAYLOAD_BYTES
 
@@ -39,6 +40,7 @@ __all__ = [
     "NonFiniteConfig",
     "PhasesConfig",
     "PollersConfig",
+    "RulesConfig",
     "StepsConfig",
     "TargetConfig",
     "load",
@@ -168,12 +170,25 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
     if not problems:
         config = msgspec.convert(raw, Config)
         problems = cross_problems(config)
+        if path is not None and not problems:
+            config, problems = _with_rules(config, Path(path).parent)
     if problems:
         raise ConfigError.of(source, problems)
     directory = _state_dir(config.daemon.state_dir, environ)
     if not directory.is_absolute():
         raise ConfigError.of(source, [Problem("daemon.state_dir", "must be an absolute path")])
     return msgspec.structs.replace(config, daemon=DaemonConfig(state_dir=str(directory)))
+
+
+def _with_rules(config: Config, folder: Path) -> tuple[Config, list[Problem]]:
+    """The configuration with the paths of its rule files made whole, and what is wrong with its rules."""
+    if config.analyzers.rules == RulesConfig():
+        return config, []
+    from rlhfd_daemon.rules.configured import problems_of, resolved  # rules know families, which analyzers have
+
+    rules = resolved(config.analyzers.rules, folder)
+    analyzers = msgspec.structs.replace(config.analyzers, rules=rules)
+    return msgspec.structs.replace(config, analyzers=analyzers), problems_of(rules)
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -8,18 +8,15 @@ from rlhfd_alerts.finding import Finding
 from rlhfd_daemon.analyzers.dispatch import Watch
 from rlhfd_daemon.analyzers.series import MAX_SERIES
 from rlhfd_daemon.config_rules import RulesConfig
+from rlhfd_daemon.rules.missing import missed
 from rlhfd_daemon.rules.rule import Rule
 from rlhfd_daemon.rules.selection import Selection
 from rlhfd_daemon.rules.unchecked import Unchecked, unchecked
 from rlhfd_daemon.rules.watching import Context, Run, Series
 from rlhfd_daemon.sample import Happening, Sample
 
-__all__ = ["RuleAnalyzer", "Unchecked", "build"]
+__all__ = ["RuleAnalyzer", "Unchecked"]
 
-try:
-    from rlhfd_daemon.rules.catalogue import CATALOGUE
-except ImportError:
-    CATALOGUE = ()
 MAX_RUNS = 4096
 
 
@@ -36,15 +33,21 @@ class RuleAnalyzer:
 
     def watch(self, first: Sample) -> Watch | None:
         run = self._run(first.run, first.boot)
-        series = None if run is None else self._meet(run, first)
-        return None if series is None else series.observe
+        if run is None:
+            return None
+        series = self._meet(run, first)
+        if series is not None:
+            return series.observe
+        return run.process(first).advance if run.plans.by_absence else None
 
     def observe(self, sample: Sample) -> Iterable[Finding]:
         run = self._runs.get((sample.run, sample.boot))
-        if run is not None:
-            key = (sample.role, sample.rank, sample.name)
-            series = run.series[key] if key in run.series else self._meet(run, sample)
-            return () if series is None else series.observe(sample)
+        key = (sample.role, sample.rank, sample.name)
+        if run is not None and key in run.series:
+            series = run.series[key]
+            if series is not None:
+                return series.observe(sample)
+            return run.process(sample).advance(sample) if run.plans.by_absence else ()
         watch = self.watch(sample)
         return () if watch is None else watch(sample)
 
@@ -55,11 +58,20 @@ class RuleAnalyzer:
         return ()
 
     def tick(self, now: float) -> Iterable[Finding]:
-        return ()
+        found: list[Finding] = []
+        for (name, boot), run in self._runs.items():
+            if run.plans.by_absence:
+                found += missed(run, name, boot, now)
+        return found
 
     def forget(self, run: str, boot: str) -> None:
         gone = self._runs.pop((run, boot), None)
         self._count -= 0 if gone is None else len(gone.series)
+
+    @property
+    def runs(self) -> tuple[tuple[str, str], ...]:
+        """The runs that are known, each by name and boot."""
+        return tuple(self._runs)
 
     def unchecked(self, run: str, boot: str) -> list[Unchecked]:
         """The rules that cannot be looked at in this launch of a run, each with the reason."""
@@ -83,14 +95,5 @@ class RuleAnalyzer:
         self._count += 1
         run.facts.see(first)
         reader = run.plans.reader(first.name)
-        process = run.processes.setdefault((first.role, first.rank), {})
-        series = run.series[key] = None if reader is None else Series(run, reader, process)
+        series = run.series[key] = None if reader is None else Series(run, reader, run.process(first))
         return series
-
-
-def build(config: RulesConfig) -> RuleAnalyzer:
-    """The analyzer of the built-in rules and of those in the configured files. :raises ConfigError: one is bad."""
-    from rlhfd_daemon.rules.facts import Facts
-
-    built_in = CATALOGUE if config.built_in else ()
-    return RuleAnalyzer(config, built_in, Facts)

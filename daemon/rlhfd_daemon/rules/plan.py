@@ -56,6 +56,7 @@ class Plans:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.plans = tuple(Plan(rule) for rule in rules if rule.when)
+        self.by_absence = tuple(plan for plan in self.plans if plan.rule.missing != "unknown")
         self.reading = frozenset(name for plan in self.plans for name in plan.others)
         self._readers: dict[str, Reader | None] = {}
 

@@ -47,9 +47,10 @@ class Selection:
         config = self._config
         sections = [config.runs[pattern] for pattern in patterns]
         mutes = [*config.mute, *(mute for section in sections for mute in section.mute)]
+        overrides = [config.override, *(section.override for section in sections)]
         found = []
         for rule in self._rules:
-            override = [one.override[rule.id] for one in (config, *sections) if rule.id in one.override]
+            override = [one[rule.id] for one in overrides if rule.id in one]
             enabled = next((one.enabled for one in reversed(override) if one.enabled is not None), None)
             is_muted = enabled is None and any(fnmatchcase(rule.id, mute) for mute in mutes)
             reason = "switched off in the configuration" if enabled is False else "muted in the configuration"

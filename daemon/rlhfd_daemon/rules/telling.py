@@ -12,7 +12,7 @@ from rlhfd_daemon.rules.evaluate import Question, Scope
 from rlhfd_daemon.rules.rule import Rule
 from rlhfd_daemon.sample import Sample
 
-__all__ = ["PLACEHOLDERS", "begun", "ended", "fill"]
+__all__ = ["PLACEHOLDERS", "begun", "ended", "fill", "placeholders_in"]
 
 PLACEHOLDERS = ("metric", "value", "limit", "baseline", "step", "run")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -30,6 +30,11 @@ def fill(template: str, values: Mapping[str, object]) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return _PLACEHOLDER.sub(one, template)
+
+
+def placeholders_in(template: str) -> list[str]:
+    """The names in braces, in order."""
+    return _PLACEHOLDER.findall(template)
 
 
 def begun(
@@ -63,7 +68,7 @@ def begun(
         onset_step=onset[0],
         onset_time=onset[1],
         summary=fill(rule.summary, said),
-        remedy=rule.remedy,
+        remedy=fill(rule.remedy, said) if "{" in rule.remedy else rule.remedy,
         evidence=history.evidence(),
         labels=(*labels(sample), *rule.labels),
     )

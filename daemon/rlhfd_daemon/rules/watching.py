@@ -13,7 +13,7 @@ from rlhfd_daemon.rules.rule import Argument, Fact, Rule
 from rlhfd_daemon.rules.telling import begun, ended
 from rlhfd_daemon.sample import Happening, Sample
 
-__all__ = ["LATE_STEPS", "Context", "Run", "Series"]
+__all__ = ["LATE_STEPS", "Context", "Look", "Process", "Run", "Series"]
 
 LATE_STEPS = 3  # a sample so many steps behind is late; one further back is of a run that was resumed
 BEFORE = -(1 << 70)
@@ -28,6 +28,24 @@ class Context(Protocol):
     def argument(self, names: tuple[str, ...]) -> float | None: ...
 
 
+class Process:
+    """One process of a run: the step it is at, and its series by the names that rules read them by."""
+
+    __slots__ = ("known", "rank", "role", "step")
+
+    def __init__(self, role: str, rank: int | None) -> None:
+        self.role = role
+        self.rank = rank
+        self.known: dict[str, History] = {}
+        self.step: int | None = None
+
+    def advance(self, sample: Sample) -> Iterable[Finding]:
+        """Take note of the step of a sample that no rule reads."""
+        if sample.step is not None:
+            self.step = sample.step
+        return ()
+
+
 class Run:
     """One launch of a run."""
 
@@ -36,9 +54,22 @@ class Run:
         self.facts = facts
         self.series: dict[tuple[str, int | None, str], Series | None] = {}
         self.latest: dict[str, History] = {}  # by the name that rules read it by: the one updated last
-        self.processes: dict[tuple[str, int | None], dict[str, History]] = {}  # the same within one process
-        self.step: int | None = None
+        self.never_seen: dict[Plan, tuple[Series, int]] = {}  # what rules wait for in vain, and since which step
+        self._processes: dict[tuple[str, int | None], Process] = {}
         self._arguments: dict[Argument, float | None] = {}
+
+    def process(self, sample: Sample) -> Process:
+        """The process that a sample is from."""
+        key = (sample.role, sample.rank)
+        if key not in self._processes:
+            self._processes[key] = Process(*key)
+        return self._processes[key]
+
+    @property
+    def newest(self) -> Process | None:
+        """The process that has come furthest."""
+        stepping = [one for one in self._processes.values() if one.step is not None]
+        return max(stepping, key=lambda one: one.step or 0, default=None)
 
     def take(self, event: Happening) -> None:
         """An event may tell arguments of the run."""
@@ -130,15 +161,16 @@ class Look:
 class Series:
     """One series that rules read."""
 
-    __slots__ = ("_known", "_looks", "_reads", "_step", "history", "looks", "run")
+    __slots__ = ("_reads", "_step", "history", "looks", "missed", "process", "run")
 
-    def __init__(self, run: Run, reader: Reader, known: dict[str, History]) -> None:
+    def __init__(self, run: Run, reader: Reader, process: Process) -> None:
         self.run = run
         self.history = reader.history()
         self.looks = [Look(plan) for plan in reader.plans]
         self._reads = reader.reads
-        self._known = known
         self._step = BEFORE
+        self.process = process
+        self.missed = 0  # steps without a value that have been looked at
 
     def observe(self, sample: Sample) -> Iterable[Finding]:
         """Look at every rule of the series. A step that comes twice counts once."""
@@ -147,15 +179,16 @@ class Series:
             last = self._step
             if step <= last:
                 return () if step > last - LATE_STEPS else self._resumed(sample)
-            self._step = self.run.step = step
+            self._step = self.process.step = step
         history = self.history
         if self._reads:
             for name in self._reads:
-                self._known[name] = self.run.latest[name] = history
+                self.process.known[name] = self.run.latest[name] = history
         if value - value != 0.0:  # not finite
             history.is_finite = False
             return self._looked(sample, [look for look in self.looks if look.plan.rule.missing != "unknown"])
         history.add(step, value)
+        self.missed = 0
         found: list[Finding] | None = None
         for look in self.looks:
             quick = look.quick
@@ -168,11 +201,15 @@ class Series:
 
     def other(self, metric: str) -> History | None:
         """The series of another metric: of the same process, or else the one of the run that was updated last."""
-        found = self._known.get(metric) or self.run.latest.get(metric)
+        found = self.process.known.get(metric) or self.run.latest.get(metric)
         if found is None or found.step is None or self.history.step is None:
             return found
         # What lies ahead is from before the run was resumed.
         return found if found.step <= self.history.step + LATE_STEPS else None
+
+    def argument(self, argument: Argument) -> float | None:
+        """A limit that follows from the run's arguments."""
+        return self.run.argument(argument)
 
     def _looked(self, sample: Sample, looks: Iterable[Look]) -> list[Finding]:
         return [finding for look in looks for finding in look.take(self, sample)]
