@@ -10,8 +10,8 @@ from rlhfd_alerts.finding import Finding, Severity
 
 __all__ = ["confidence"]
 
-_WEIGHTS = {Severity.INFO: 0.2, Severity.WARNING: 0.6, Severity.CRITICAL: 0.9}
-_HALF_WAY = 8.0  # spreads from the usual at which a value has half of what distance can give
+_WEIGHTS = {Severity.INFO: 0.2, Severity.WARNING: 0.7, Severity.CRITICAL: 0.9}
+_HALF_WAY = 5.0  # spreads from the usual at which a value has half of what distance can give
 _UNKNOWN = 0.5
 _MIN_BEFORE = 4
 _MAD = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
@@ -20,7 +20,7 @@ _MAD = 1.4826  # median absolute deviation to standard deviation, of a normal di
 def confidence(findings: Iterable[Finding]) -> float:
     """0 to 1, in hundredths: 1 - product of (1 - c / 2^k) over the metrics.
 
-    c is the metric's strongest finding: its severity's weight (0.2, 0.6, 0.9) times (1 + reach) / 2; see
+    c is the metric's strongest finding: its severity's weight (0.2, 0.7, 0.9) times (1 + reach) / 2; see
     :func:`reach`. k numbers the metrics of one family, the strongest is 0: they are no independent witnesses.
     """
     strongest: dict[tuple[str, str], float] = {}
@@ -39,7 +39,7 @@ def confidence(findings: Iterable[Finding]) -> float:
 
 
 def reach(finding: Finding) -> float:
-    """How far beyond the usual, 0 to 1: z / (z + 8), z in robust spreads of the evidence before the onset.
+    """How far beyond the usual, 0 to 1: z / (z + 5), z in robust spreads of the evidence before the onset.
 
     1 for what is not finite and for an event, which is not a matter of degree; 0.5 where too little is known.
     """

@@ -187,12 +187,14 @@ class Demo:
 def panel(body: dict[str, Any]) -> Panel:
     """One webhook body for a terminal."""
     data = body["data"]
+    episode = data["episode"]
     text = Text(f"{data['summary']}\n")
-    for alert in data["alerts"][:6]:
-        since = "" if alert["onset_step"] is None else f"since step {alert['onset_step']}"
-        text.append(f"  {alert['metric']:<32} {alert['sparkline']:<16} {alert['value']!s:.10}  {since}\n")
+    for member in (data["alerts"] if episode is None else episode["members"])[:8]:
+        since = "" if member["onset_step"] is None else f"since step {member['onset_step']}"
+        text.append(f"  {member['metric']:<32} {member['sparkline']:<16}  {since}\n")
     if data["state"] == "firing":
         text.append(f"What to do: {data['remedy']}")
     colour = "green" if data["state"] == "resolved" else "red" if data["severity"] == "critical" else "yellow"
     title = f"{data['state'].upper()} {data['severity']} {data['rule']}, run {data['run']}, step {data['step']}"
-    return Panel(text, title=title, title_align="left", border_style=colour)
+    subtitle = "" if episode is None else f"{episode['id']}, confidence {episode['confidence']:.2f}"
+    return Panel(text, title=title, title_align="left", subtitle=subtitle, border_style=colour)

@@ -14,8 +14,9 @@ from rlhfd_alerts.finding import Finding, Severity
 __all__ = ["Explains", "Moment", "Outline", "Span", "Tie", "Topics", "causal_order", "is_grave", "onset", "rank", "tie"]
 
 WINDOW_STEPS, WINDOW_SECONDS = 30, 300.0
-# Of one family: a metric that has been infinite all week must not keep to itself that the loss became NaN today.
-FAMILY_WINDOWS = 10
+# For what is of one family, or explains the other: a metric that has been infinite all week must not keep to itself
+# that the loss became NaN today.
+RELATED_WINDOWS = 10
 AGAIN_STEPS, AGAIN_SECONDS = 50, 600.0
 
 Explains = Callable[[str], Collection[str]]
@@ -28,6 +29,7 @@ _PRIORITIES = (
 )  # fmt: skip
 _PRIORITY = {family: index for index, families in enumerate(_PRIORITIES) for family in families}
 _COMPUTED = "rlhfd/"
+_GENERIC = frozenset({"level_change", "trend_change", "spikes", "spread_change"})  # of any metric: they explain little
 _MIXED = frozenset({"system", "custom"})  # families whose members need not have anything to do with each other
 
 
@@ -44,7 +46,7 @@ class Tie(IntEnum):
     NONE = 0
     AGAIN = 1  # related to what ended a little while ago
     CLOSE = 2  # at about the same time
-    RELATED = 3  # to what is still wrong: same metric or, not too late, family; or one explains the other
+    RELATED = 3  # to what is still wrong: same metric or, not too late, same family or one explains the other
     SAME = 4  # the same rule on the same metric
 
 
@@ -144,17 +146,18 @@ def tie(finding: Finding, outline: Outline, members: Iterable[Finding], explains
     for member in known:
         if is_grave(member):
             topics.add(member)
-    is_related = _group(finding) in topics.groups or _is_linked(finding, topics, explains)
+    is_related = finding.metric in topics.metrics or _is_related(finding, topics, explains)
     return Tie.AGAIN if is_related else Tie.NONE
 
 
 def _tie_to_open(finding: Finding, outline: Outline, members: Iterable[Finding], explains: Explains) -> Tie:
     if _is_known(finding, members):
         return Tie.SAME
+    if finding.metric in outline.topics.metrics:
+        return Tie.RELATED
     span = outline.grave if is_grave(finding) or is_grave(outline) else outline.slight
     begun, found = onset(finding), Moment(finding.time, finding.step)
-    is_kin = _group(finding) in outline.topics.groups and span.is_near(begun, found, FAMILY_WINDOWS)
-    if is_kin or _is_linked(finding, outline.topics, explains):
+    if span.is_near(begun, found, RELATED_WINDOWS) and _is_related(finding, outline.topics, explains):
         return Tie.RELATED
     return Tie.CLOSE if span.is_near(begun, found) else Tie.NONE
 
@@ -163,11 +166,13 @@ def _is_known(finding: Finding, members: Iterable[Finding]) -> bool:
     return any(member.metric == finding.metric and member.rule == finding.rule for member in members)
 
 
-def _is_linked(finding: Finding, topics: Topics, explains: Explains) -> bool:
-    if finding.metric in topics.metrics or not topics.rules:
-        return finding.metric in topics.metrics
+def _is_related(finding: Finding, topics: Topics, explains: Explains) -> bool:
+    if _group(finding) in topics.groups:
+        return True
+    if not topics.rules or finding.rule in _GENERIC:
+        return False
     effects = explains(finding.rule)
-    return any(rule in effects or finding.rule in explains(rule) for rule in topics.rules)
+    return any(rule in effects or finding.rule in explains(rule) for rule in topics.rules if rule not in _GENERIC)
 
 
 def _is_soon(finding: Finding, ended: Moment) -> bool:

@@ -28,7 +28,7 @@ def found(value: float | None = 2.0, **changes: Any) -> Finding:
         (found(math.nan), 1.0),
         (found(-math.inf), 1.0),
         (found(1.0), 0.0),
-        (found(1.0 + 8 * 1.4826 * 0.01), 0.5),
+        (found(1.0 + 5 * 1.4826 * 0.01), 0.5),
         (found(1e300), 1.0),
         (found(5.0, evidence=USUAL[:3]), 0.5),
         (found(5.0, onset_step=None), 0.5),

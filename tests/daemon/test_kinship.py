@@ -15,7 +15,13 @@ from rlhfd_alerts.testing import example_finding
 from rlhfd_daemon.kinship import Moment, Outline, Span, Tie, causal_order, tie
 
 INFO, WARNING, CRITICAL = Severity
-GRAPH = {"lr_jump": ("grad_spike",), "grad_spike": ("non_finite",), "egg": ("hen",), "hen": ("egg",)}
+GRAPH = {
+    "lr_jump": ("grad_spike", "level_change"),
+    "level_change": ("lr_jump",),
+    "grad_spike": ("non_finite",),
+    "egg": ("hen",),
+    "hen": ("egg",),
+}
 
 
 def explains(rule: str) -> Collection[str]:
@@ -106,7 +112,15 @@ def test_a_mixed_family_ties_nothing_but_its_rules_do(family: str) -> None:
     ],
 )
 def test_rules_that_explain_each_other_tie(rule: str, member: str, expected: Tie) -> None:
-    assert tied(found(5000, **{**FAR, "rule": rule}), found(100, rule=member)) is expected
+    assert tied(found(400, **{**FAR, "rule": rule}), found(100, rule=member)) is expected
+    assert tied(found(401, **{**FAR, "rule": rule}), found(100, rule=member)) is Tie.NONE
+
+
+def test_rules_that_watch_any_metric_are_tied_by_their_metrics_alone() -> None:
+    generic = {**FAR, "rule": "level_change"}
+    assert tied(found(200, **generic), found(100, rule="lr_jump")) is Tie.NONE
+    assert tied(found(200, **{**FAR, "rule": "lr_jump"}), found(100, rule="level_change")) is Tie.NONE
+    assert tied(found(9000, **{**generic, "metric": "m"}), found(100, rule="lr_jump")) is Tie.RELATED
 
 
 @pytest.mark.parametrize(

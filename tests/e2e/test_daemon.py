@@ -197,6 +197,37 @@ def test_an_alert_under_way_at_kill_9_arrives_after_the_restart_with_the_same_id
     daemon.stop()
 
 
+def test_an_episode_goes_on_after_kill_9_and_is_told_twice_in_all(
+    short_dir: Path, make_hook: Callable[..., Hook]
+) -> None:
+    hook = make_hook()
+    daemon = DaemonProcess(short_dir, hook.target(), SECRET_ENV).start()
+    emitter = Emitter("ppo", role="trainer", boot="boot-1", endpoint=daemon.endpoint)
+    emitter.emit(61, {"train/loss": math.nan})
+    opened = verified(hook.wait())["data"]
+    daemon.kill()
+    daemon.start()
+    emitter.emit(62, {"train/loss": math.nan, "train/kl": math.nan})
+    wait_for(lambda: len(daemon.status()["alerts"]) == 2)
+    (episode,) = daemon.status()["episodes"]
+    assert (episode["id"], episode["metric"], episode["onset_step"]) == (opened["episode"]["id"], "train/loss", 61)
+    assert (episode["metrics"], episode["firing"]) == (["train/loss", "train/kl"], 2)
+    assert {alert["episode"] for alert in daemon.status()["alerts"]} == {episode["id"]}
+    daemon.kill()
+    daemon.start()
+    for step in range(63, 69):
+        emitter.emit(step, {"train/loss": 1.0, "train/kl": 0.1})
+    over = verified(hook.wait(2))["data"]
+    assert (over["state"], over["rule"], over["episode"]["id"]) == ("resolved", "non_finite", episode["id"])
+    assert [(one["metric"], one["onset_step"], one["ended_step"]) for one in over["episode"]["members"]] == [
+        ("train/loss", 61, 67), ("train/kl", 62, 67),
+    ]  # fmt: skip
+    wait_for(lambda: not daemon.status()["episodes"])
+    emitter.close()
+    assert len(hook.requests) == 2
+    daemon.stop()
+
+
 def test_frames_sent_while_it_is_killed_again_and_again_are_all_recorded_once(short_dir: Path) -> None:
     daemon = DaemonProcess(short_dir).start()
     emitter = Emitter("ppo", endpoint=daemon.endpoint)
