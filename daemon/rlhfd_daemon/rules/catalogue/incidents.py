@@ -1,0 +1,71 @@
+"""What is known from an event instead of a metric: one row for each of the table of incidents."""
+
+from __future__ import annotations
+
+from rlhfd_daemon.analyzers.incident_table import INCIDENTS, Incident
+from rlhfd_daemon.rules.catalogue.row import row
+from rlhfd_daemon.rules.rule import Rule
+
+__all__ = ["ROWS"]
+
+# Title, source, and what usually follows.
+_MORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "stalled_phase": (
+        "A phase does not end",
+        "OpenRLHF/OpenRLHF#411, OpenRLHF/OpenRLHF#211, modelscope/ms-swift#6962; limits learnt per phase",
+        ("heartbeat_lost", "missing_key", "step_slow"),
+    ),
+    "heartbeat_lost": (
+        "A process exists but is silent",
+        "wandb/wandb#8592; the time is our choice",
+        ("stalled_phase", "actor_death", "missing_key"),
+    ),
+    "actor_death": (
+        "A process of the run has died",
+        "OpenRLHF/OpenRLHF#331, OpenRLHF/OpenRLHF#305, OpenRLHF/OpenRLHF#862",
+        ("stalled_phase", "heartbeat_lost", "missing_key", "no_checkpoint"),
+    ),
+    "reward_failed": (
+        "A reward call failed",
+        "openrlhf/utils/agent.py, which only logs errors",
+        ("reward_calls_fail", "reward_missing", "non_finite", "actor_death", "stalled_phase"),
+    ),
+    "oom_kill": (
+        "The kernel has killed a process for want of memory",
+        "OpenRLHF/OpenRLHF#911, OpenRLHF/OpenRLHF#936",
+        ("actor_death", "heartbeat_lost", "stalled_phase"),
+    ),
+    "clock_stepped": ("The clock was set", "our choice", ()),
+    "mount_stuck": (
+        "A file system does not answer", "our choice", ("stalled_phase", "no_checkpoint", "heartbeat_lost"),
+    ),
+    "gpu_lost": (
+        "A GPU is lost", "NVIDIA, XID Errors", ("actor_death", "stalled_phase", "heartbeat_lost"),
+    ),
+    "gpu_xid": (
+        "A GPU reports an error", "NVIDIA, XID Errors", ("gpu_lost", "actor_death", "stalled_phase", "non_finite"),
+    ),
+    "gpu_telemetry_stuck": (
+        "A GPU's driver does not answer", "our choice", ("gpu_lost", "stalled_phase", "heartbeat_lost"),
+    ),
+    "hook_off": ("A hook of rlhfd has switched itself off", "our choice", ("missing_key",)),
+}  # fmt: skip
+
+
+def _row(incident: Incident) -> Rule:
+    title, source, explains = _MORE[incident.rule]
+    return row(
+        incident.rule,
+        title,
+        incident.family,
+        incident.severity,
+        analyzer="incidents",
+        metrics=(incident.metric,),
+        explains=explains,
+        summary=incident.summary,
+        remedy=incident.remedy,
+        source=source,
+    )
+
+
+ROWS = tuple(map(_row, INCIDENTS))
