@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detecting.logs import labelled, listened
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.absence import FROZEN, MISSING, Absence
 from rlhfd_daemon.analyzers.overdue import NoCheckpoint
@@ -331,3 +332,12 @@ def test_only_series_with_steps_that_are_not_ignored_are_watched() -> None:
     assert analyzer.watch(first("train/kl")) is not None
     unwatched = [first("gpu/0/power_watts", None), first("rlhfd/kl/k1"), first("train/kl", role="rlhfd")]
     assert [analyzer.watch(one) for one in unwatched] == [None] * 3
+
+
+def test_healthy_real_runs_lack_nothing_and_a_run_whose_gradients_are_nan_repeats_its_norms() -> None:
+    logs = [log for log in labelled() if log.label.group == "openrlhf"]
+    healthy = [log for log in logs if log.label.fault is None]
+    assert len(healthy) >= 10
+    assert [alarm for log in healthy for alarm in listened(log, lambda: [absence()])] == []
+    (broken,) = (log for log in logs if log.label.name == "reward_nan_at_61")
+    assert [alarm.rule for alarm in listened(broken, lambda: [absence()])] == [FROZEN]

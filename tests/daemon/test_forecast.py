@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detecting.logs import labelled, listened
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.forecast import DISK, MEMORY, SupplyForecast
 from rlhfd_daemon.analyzers.forecast_steps import ENTROPY, LENGTH, StepForecast
@@ -305,6 +306,18 @@ def test_entropy_that_levels_off_or_is_constant_foretells_nothing() -> None:
     assert stepped({ENTROPY_NAME: [0.05 + 0.5 * math.exp(-i / 20) for i in range(200)]}) == []
     assert stepped({ENTROPY_NAME: [0.01] * 100}) == []
     assert stepped({ENTROPY_NAME: rising(200, 0.05, 0.0, 0.02)}) == []
+
+
+def test_healthy_real_runs_are_on_their_way_to_no_limit_also_where_answers_may_not_be_much_longer() -> None:
+    healthy = [log for log in labelled() if log.label.group == "openrlhf" and log.label.fault is None]
+    assert len(healthy) >= 10
+    for log in healthy:
+        forecast = StepForecast(ForecastConfig())
+        fields = {"args": {"rollout.max_new_tokens": 12}}
+        list(
+            forecast.happened(Happening(log.label.name, "check", "PPOTrainer", None, None, "run_start", fields, 0.0, 0))
+        )
+        assert listened(log, lambda forecast=forecast: [forecast]) == []  # type: ignore[misc]
 
 
 STEP = st.integers(-5, 50)
