@@ -22,7 +22,8 @@ class Profile(NamedTuple):
     its own unit, at least so far; ``severity_up`` and ``severity_down``. ``log``: noise grows with the value. ``floor``
     is the least standard deviation that counts, in the metric's unit. ``spikes``: single values many times the level
     happen in healthy runs, but not often. ``after``: values before anything counts; ``patience``: how many times longer
-    than usual it must last.
+    than usual it must last; ``forgiven``: the share of the logarithm of ``up`` and ``down`` that a change need not have
+    that lasts three times as long as it must. Not for metrics that go one way all the time, such as entropy.
     """
 
     patterns: tuple[str, ...]
@@ -37,9 +38,11 @@ class Profile(NamedTuple):
     spikes: bool = False
     after: int = 12
     patience: float = 1.0
+    forgiven: float = 0.0
 
-    def matters(self, is_up: bool, recent: float, expected: float, covered: float) -> bool:
-        """Whether ``recent`` lies far enough from ``expected``, of a series that has ``covered`` such a range."""
+    def matters(self, is_up: bool, recent: float, expected: float, covered: float, certainty: float = 1.0) -> bool:
+        """Whether ``recent`` lies far enough from ``expected``, of a series that has ``covered`` such a range. What has
+        lasted longer than it must (``certainty`` above 1) may be smaller."""
         shift, needed = abs(recent - expected), self.up if is_up else self.down
         if shift < self.least or needed == NEVER:
             return False
@@ -47,6 +50,7 @@ class Profile(NamedTuple):
             return shift >= needed
         if self.measure == "range":
             return shift >= needed * covered
+        needed **= 1 - self.forgiven * min(certainty - 1, 2.0) / 2
         return abs(recent) >= needed * abs(expected) if is_up else abs(recent) * needed <= abs(expected)
 
 
@@ -56,7 +60,7 @@ PROFILES: tuple[Profile, ...] = (
     Profile(("*_lr", "*/lr", "lr", "train/*num_samples", "train/rollout/num_samples")),
     Profile(("train/timing/step_total",), up=1.6, log=True, patience=8.0),
     Profile(("train/timing/*",), up=1.6, severity_up=INFO, log=True, patience=8.0),
-    Profile(("rlhfd/ratio_of/*_rest",), up=2.2, log=True),
+    Profile(("rlhfd/ratio_of/*_rest",), up=2.2, log=True, forgiven=0.4),
     Profile(("*mismatch/prob_diff_mean", "*vllm_kl", "rlhfd/mismatch/k1", "rlhfd/mismatch/k3"), up=5.0, least=0.003,
             floor=3e-4),
     Profile(("*is_filter_ratio",), "shift", up=0.02, floor=0.002),
@@ -69,10 +73,10 @@ PROFILES: tuple[Profile, ...] = (
     Profile(("*vf_clipfrac*",)),
     Profile(("*ppo_clip_ratio", "rlhfd/ratio/outside_ratio", "*clipfrac*"), "shift", up=0.05, floor=0.003),
     Profile(("*truncated*", "*response_clip_ratio"), "shift", up=0.1, floor=0.01),
-    Profile(("train/*response_length*", "rlhfd/response_length/mean"), up=1.5, down=1.6, log=True),
-    Profile(("*critic_loss", "*vf_loss"), up=2.0, log=True),
+    Profile(("train/*response_length*", "rlhfd/response_length/mean"), up=1.5, down=1.6, log=True, forgiven=0.4),
+    Profile(("*critic_loss", "*vf_loss"), up=2.0, log=True, forgiven=0.4),
     Profile(("*reward_std", "rlhfd/reward/std"), up=2.0, down=2.5, log=True, patience=1.3),
-    Profile(("*advantage*std",), up=2.0, down=1.6, log=True),
+    Profile(("*advantage*std",), up=2.0, down=1.6, log=True, forgiven=0.4),
     Profile(("train/reward", "train/rollout/reward_mean", "train/score", "rlhfd/reward/mean"), "range", up=0.35,
             down=0.35, severity_up=INFO),
     Profile(("train/gpt_loss", "train/loss*", "train/nll_loss", "train/loss_mean"), "range", up=0.3),

@@ -17,6 +17,7 @@ REFIT = 12  # values from one line to the next
 PROLONGATIONS, NEAR = 2, 0.4  # times, and how far the mean of the new values may lie off, in standard deviations
 REACH = 12.0  # values that the line is followed beyond its end; from there on the course is level
 ALLOWANCE, LIMIT, CLIP = 1.25, 8.0, 4.0  # of the cumulated sums, in standard deviations
+CERTAIN = 3.0  # times the limit
 SUSPECT = 3.0  # a sum above which values do not enter the window
 ABSORBED = 24  # suspect values after which a change too small to matter is the new course
 ACCEPTED = 50  # values after which a change that was alerted is the new course
@@ -138,7 +139,8 @@ class Track:
         if self._count < self._profile.after:
             return
         self._scale.learn(self._values)
-        for one in self._values:
+        ordered = sorted(self._values)
+        for one in ordered[len(ordered) // 6 : -(len(ordered) // 6) or None]:  # the outermost may be anything
             self._cover(one)
         self._begin([self._scale.forth(one) for one in self._values])
 
@@ -221,9 +223,10 @@ class Track:
         self._calm = self._calm + 1 if -CALM_SIGMAS < off < CALM_SIGMAS else 0
         if self._kind == "spikes":
             over = self._seen - self._spikes[-1] >= SPIKES_WITHIN
-            if len(self._suspects) > WINDOW:
+            if not over and len(self._suspects) < ACCEPTED:
+                return None
+            if not over and sum(self._seen - at < SPIKES_WITHIN for at in self._spikes) <= SPIKES_WITHIN // 2:
                 del self._suspects[0]
-            if not over:
                 return None
         else:
             over = self._calm >= CALM
@@ -237,10 +240,13 @@ class Track:
 
     def _turned(self) -> Change | None:
         """Another change in place of the one that is on: to the other side, or where only the spread had changed."""
+        if self._kind != "spread_change":  # one side is known, and its sum would hide that of the other
+            if self._side > 0:
+                self._up = 0.0
+            else:
+                self._down = 0.0
         found = self._left()
-        if found is None or (found.is_up == (self._side > 0) and self._kind != "spread_change"):
-            return None
-        return self._start(found)
+        return None if found is None else self._start(found)
 
     def _spiked(self, value: float, off: float) -> Change | None:
         if not self._profile.spikes or off < SPIKE_SIGMAS or value < SPIKE_FACTOR * self._expected(True):
@@ -256,15 +262,16 @@ class Track:
             return None
         is_up = self._up > limit
         recent, expected = self._recent(), self._expected(is_up)
-        if not self._profile.matters(is_up, recent, expected, self._high - self._low):
-            self._up, self._down = min(self._up, limit), min(self._down, limit)
+        certainty = (self._up if is_up else self._down) / limit
+        if not self._profile.matters(is_up, recent, expected, self._high - self._low, certainty):
+            self._up, self._down = min(self._up, CERTAIN * limit), min(self._down, CERTAIN * limit)
             return None
         since = self._seen - (self._up_from if is_up else self._down_from)
-        return self._change("trend_change" if self._is_trend(is_up) else "level_change", True, is_up, since=since)
+        return self._change("trend_change" if self._is_trend(is_up, since) else "level_change", True, is_up, since=since)
 
-    def _is_trend(self, is_up: bool) -> bool:
+    def _is_trend(self, is_up: bool, since: int) -> bool:
         """Whether the suspect values go on moving rather than having jumped once."""
-        suspects = self._suspects
+        suspects = self._suspects[-since - 1 :]
         if len(suspects) < 6:
             return False
         half = len(suspects) // 2
