@@ -71,11 +71,9 @@ ROWS = (
         (above(KL, 0.05), times(KL, 3.0), fallen(REWARD, 0.2)), hold=(3, 5), after=60,
         requires=("reference_model",), excludes=("supervised",),
         summary="train/kl has risen to {value}, three times its level of the 50 steps before, while the reward has "
-        "fallen from "
-        "its best",
+        "fallen from its best",
         remedy="The policy leaves the reference for nothing: lower --actor.adam.lr, raise --algo.kl.init_coef, and "
-        "look "
-        "at what changed at the onset (data, reward service, weight sync).",
+        "look at what changed at the onset (data, reward service, weight sync).",
         source="rllm-org/rllm#94, huggingface/open-r1#255; the numbers are our choice",
     ),
     row(

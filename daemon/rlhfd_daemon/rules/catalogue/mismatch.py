@@ -12,8 +12,7 @@ ENGINE_KL, DIFFERENCE = "train/vllm_kl", "rlhfd/mismatch/prob_diff_mean"
 FAQ, CORRECTION = "verl documentation, FAQ", "verl documentation, Rollout Correction"
 AGREE = (
     "Both engines must have the same weights, precision and sampling: look at the weight sync, --ds.param_dtype, "
-    "vLLM's "
-    "version, --rollout.temperature and --rollout.top_p; correct what is left with "
+    "vLLM's version, --rollout.temperature and --rollout.top_p; correct what is left with "
     "--algo.advantage.is_correction_level token."
 )
 SYNC = (
@@ -29,8 +28,7 @@ ROWS = (
         explains=("gradient_rises", "importance_filter_busy", "gradient_and_mismatch_rise", "mismatch_ess_low"),
         summary="rollout and training differ by {value} in the mean probability of a token",
         remedy=AGREE, source=f"{FAQ}: 0.005, critical above 0.01; {MEASURED}: 0.001 to 0.003. Experts in mixtures "
-        f"differ "
-        "more, therefore twice the critical value",
+        f"differ more, therefore twice the critical value",
     ),
     row(
         "engine_kl_high", "Rollout policy and trained policy are apart", "mismatch", WARNING,
@@ -47,8 +45,7 @@ ROWS = (
         hold=(3, 5), after=30,
         explains=("engine_kl_high", "importance_filter_busy", "kl_negative", "level_change", "trend_change"),
         summary="|train/vllm_kl| has risen to {value}, five times its level of the 50 steps before, while the "
-        "policy's own steps are as "
-        "small as ever",
+        "policy's own steps are as small as ever",
         remedy=SYNC, source="Open-Reasoner-Zero/Open-Reasoner-Zero#28, OpenRLHF/OpenRLHF#660; the numbers are our "
         "choice",
     ),

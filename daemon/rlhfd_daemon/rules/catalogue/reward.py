@@ -85,8 +85,7 @@ ROWS = (
         (fallen(REWARD, 0.7), below(REWARD, 0.35, "mean", 10, "baseline")), hold=(4, 5), after=60,
         explains=("dead_groups", "level_change", "entropy_up_reward_down", "kl_up_reward_flat"),
         summary="the reward has lost {value} of the range that it had covered, and is at a third of its level of the "
-        "50 "
-        "steps before",
+        "50 steps before",
         remedy="Read samples from before and after: garbage is a broken policy (lower --actor.adam.lr, resume with "
         "--ckpt.load_enable), good answers are a broken reward.",
         source="huggingface/open-r1#255, huggingface/open-r1#257, huggingface/trl#41; the numbers are our choice",

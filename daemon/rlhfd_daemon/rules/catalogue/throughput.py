@@ -60,8 +60,7 @@ ROWS = (
         explains=("stalled_phase", "step_slow", "generation_slow"),
         summary="a vLLM engine has given no token for two minutes although requests are under way",
         remedy="The engine hangs: look at its log and at py-spy dump of the EngineCore process; then restart and "
-        "resume "
-        "with --ckpt.load_enable.",
+        "resume with --ckpt.load_enable.",
         source="OpenRLHF/OpenRLHF#211, OpenRLHF/OpenRLHF#331; 24 readings of 5 s are our choice",
         false_positives="Very long prompts that are still being read.",
     ),

@@ -11,8 +11,7 @@ EXPLAINED = "rlhfd/explained_variance"
 DETAILS = "Huang et al. 2022, The 37 Implementation Details of Proximal Policy Optimization"
 FIT = (
     "Lower --critic.adam.lr, look at the scale of the rewards (--reward.normalize_enable, --reward.clip_range), and "
-    "let "
-    "the critic learn alone first (--critic.freezing_steps)."
+    "let the critic learn alone first (--critic.freezing_steps)."
 )
 
 ROWS = (
@@ -38,8 +37,7 @@ ROWS = (
         requires=("critic",),
         explains=("explained_variance_negative", "critic_loss_high", "policy_step_large", "level_change"),
         summary="train/critic_loss is twice its level of the 50 steps before, and what the critic predicts is worse "
-        "than "
-        "a constant (explained variance {value})",
+        "than a constant (explained variance {value})",
         remedy=FIT, source="deepspeedai/DeepSpeedExamples#556; the numbers are our choice",
     ),
     row(
