@@ -200,7 +200,6 @@ class Episodes:
 
     def _snapshot(self, known: _Known) -> Episode:
         outline, members = known.outline, known.members
-        now = [one.finding for one in members.values() if one.place is not None and one.place.opening == known.opening]
         ended = None if outline.is_open else outline.ended
         return Episode(
             id=known.id,
@@ -214,7 +213,7 @@ class Episodes:
             members=causal_order(members.values(), self._explains),
             more=len(known.firing) - len(known.firing.keys() & members.keys()),
             firing=len(known.firing),
-            confidence=confidence(now),
+            confidence=confidence(member.finding for member in members.values()),
         )
 
 

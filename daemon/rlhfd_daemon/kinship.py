@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from rlhfd_alerts.alert import Alert
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.analyzers.families import family_of
 
 __all__ = ["Explains", "Moment", "Outline", "Span", "Tie", "Topics", "causal_order", "is_grave", "onset", "rank", "tie"]
 
@@ -28,6 +30,8 @@ _PRIORITIES = (
     ("reward",), ("entropy",), ("value",), ("advantage",), ("length",), ("hacking",), ("throughput",), ("checkpoint",),
 )  # fmt: skip
 _PRIORITY = {family: index for index, families in enumerate(_PRIORITIES) for family in families}
+_FLOW = ("data", "length", "reward", "advantage", "kl", "entropy", "mismatch", "value", "custom", "clip", "gradient")
+_TOGETHER = 1.0  # steps, or seconds
 _COMPUTED = "rlhfd/"
 _GENERIC = frozenset({"level_change", "trend_change", "spikes", "spread_change"})  # of any metric: they explain little
 _MIXED = frozenset({"system", "custom"})  # families whose members need not have anything to do with each other
@@ -201,20 +205,43 @@ def rank(finding: Finding) -> int:
 
 
 def causal_order(alerts: Collection[Alert], explains: Explains) -> tuple[Alert, ...]:
-    """``alerts`` of one episode, probable causes first: by onset step (by time where one has no step); what began
-    together by which rule explains which, then by :func:`rank`; what rlhfd computed itself after its sources."""
+    """``alerts`` of one episode, probable causes first: by onset step (by time where one has no step).
+
+    What began together (onsets are estimates: a step apart is together) is ordered by which rule explains which, then
+    by :func:`rank`; non-finite metrics in the order in which one is computed from the other, and what rlhfd computed
+    itself last.
+    """
     by_step = all(_onset(alert).step is not None for alert in alerts)
+    starts = _starts({_began(alert, by_step) for alert in alerts})
     rules: dict[float, set[str]] = {}
     for alert in alerts:
-        rules.setdefault(_began(alert, by_step), set()).add(alert.finding.rule)
+        rules.setdefault(starts[_began(alert, by_step)], set()).add(alert.finding.rule)
 
-    def key(alert: Alert) -> tuple[float, bool, int, bool, float, str, str, str]:
-        finding, began = alert.finding, _began(alert, by_step)
-        follows = any(_explains(other, finding.rule, explains) for other in rules[began])
-        last = (_onset(alert).time, finding.rule, finding.metric, alert.fingerprint)
-        return (began, follows, rank(finding), finding.metric.startswith(_COMPUTED), *last)
+    def key(alert: Alert) -> tuple[float, bool, int, int, bool, float, str, str, str]:
+        finding, start = alert.finding, starts[_began(alert, by_step)]
+        follows = any(_explains(other, finding.rule, explains) for other in rules[start])
+        kind = (rank(finding), _flow(finding), finding.metric.startswith(_COMPUTED))
+        return (start, follows, *kind, _onset(alert).time, finding.rule, finding.metric, alert.fingerprint)
 
     return tuple(sorted(alerts, key=key))
+
+
+def _starts(onsets: Collection[float]) -> dict[float, float]:
+    """For each onset the first of those that it is together with."""
+    starts: dict[float, float] = {}
+    start = -math.inf
+    for begun in sorted(onsets):
+        start = start if begun <= start + _TOGETHER else begun
+        starts[begun] = start
+    return starts
+
+
+def _flow(finding: Finding) -> int:
+    """Where a non-finite metric is in the order of computation; nothing for other findings."""
+    if finding.family != "nonfinite":
+        return 0
+    family = family_of(finding.metric)
+    return _FLOW.index(family) if family in _FLOW else len(_FLOW)
 
 
 def _onset(alert: Alert) -> Moment:

@@ -193,9 +193,21 @@ def order(*findings: Finding) -> list[str]:
 
 
 def test_the_first_onset_is_the_first_cause() -> None:
-    assert order(found(7, rule="late", family="nonfinite"), found(5, rule="early", family="throughput")) == [
-        "early", "late",
+    early = found(5, rule="early", family="throughput")
+    for step, expected in ((7, ["early", "late"]), (6, ["late", "early"])):  # one step apart is together
+        assert order(found(step, rule="late", family="nonfinite"), early) == expected
+
+
+def test_what_is_together_with_the_first_is_not_the_beginning_of_a_chain() -> None:
+    assert order(found(7, rule="c", family="nonfinite"), found(6, rule="b"), found(5, rule="a", family="length")) == [
+        "b", "a", "c",
     ]  # fmt: skip
+
+
+def test_a_nan_is_followed_from_the_reward_to_the_gradient() -> None:
+    names = ["train/actor_grad_norm", "train/policy_loss", "train/kl", "train/critic_loss", "train/reward"]
+    ordered = causal_order([alert(found(metric=name, family="nonfinite")) for name in names], explains)
+    assert [one.finding.metric for one in ordered] == [names[index] for index in (4, 2, 3, 1, 0)]
 
 
 def test_what_began_together_is_in_the_order_of_causes() -> None:
@@ -218,7 +230,7 @@ def test_what_was_computed_comes_after_its_sources() -> None:
 
 
 def test_where_one_has_no_step_time_decides() -> None:
-    stepless, early, late = found(None, 50.0, rule="b"), found(9, 40.0, rule="a"), found(8, 60.0, rule="c")
+    stepless, early, late = found(None, 50.0, rule="b"), found(9, 40.0, rule="a"), found(6, 60.0, rule="c")
     assert order(stepless, early, late) == ["a", "b", "c"]
     assert order(early, late) == ["c", "a"]
 
