@@ -13,6 +13,7 @@ from rlhfd_daemon.episodes import Episodes
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.instances import Instances
 from rlhfd_daemon.interpret import Interpreter
+from rlhfd_daemon.rules.catalogue import explains
 from rlhfd_daemon.sample import Happening, Sample
 
 __all__ = ["Pipeline", "Sink"]
@@ -35,7 +36,7 @@ class Pipeline:
     def __init__(self, analyzers: Sequence[Analyzer], lifecycle: Lifecycle, sinks: Sequence[Sink] = ()) -> None:
         self.analyzers = Dispatch(analyzers)
         self.lifecycle = lifecycle
-        self.episodes = Episodes()
+        self.episodes = Episodes(explains)
         self._sinks = sinks
         self._instances = Instances()
         self._interpreter = Interpreter()
