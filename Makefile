@@ -9,7 +9,7 @@ APT := apt-get -qq -o APT::Sandbox::User=root
 .PHONY: help demo test check bench bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A fresh Debian may lack ensurepip: then, as root, python3-venv is installed; otherwise it is named.
 $(VENV)/installed: pyproject.toml
