@@ -7,7 +7,7 @@ from math import pi, sin, sqrt
 from operator import eq
 from typing import NamedTuple
 
-__all__ = ["Line", "fit", "middle"]
+__all__ = ["Line", "fit", "middle", "rise"]
 
 QUARTILES_SIGMAS = 1.349  # between the quartiles of a normal distribution
 TAIL_SIGMAS = 1.645  # from its median to its 95th percentile
@@ -45,6 +45,12 @@ def fit(values: Sequence[float]) -> Line:
 def middle(values: Sequence[float]) -> float:
     """The median; of an even count the upper of the two in the middle."""
     return sorted(values)[len(values) // 2]
+
+
+def rise(values: Sequence[float]) -> float:
+    """By how much the second half of two or more values lies above the first."""
+    half = len(values) // 2
+    return middle(values[half:]) - middle(values[:half])
 
 
 def _dependence(values: Sequence[float], middle: float) -> float:

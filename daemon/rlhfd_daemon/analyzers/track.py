@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from math import asinh
 
-from rlhfd_daemon.analyzers.baseline import Line, fit, middle
+from rlhfd_daemon.analyzers.baseline import Line, fit, middle, rise
 from rlhfd_daemon.analyzers.changes import STILL, Change, Drift
 from rlhfd_daemon.analyzers.profiles import Profile
-from rlhfd_daemon.analyzers.scale import Scale
+from rlhfd_daemon.analyzers.scale import Covered, Scale
 
 __all__ = ["Track"]
 
@@ -28,6 +28,7 @@ SPIKE_SIGMAS, SPIKE_FACTOR, SPIKES, SPIKES_WITHIN = 5.0, 5.0, 3, 30
 SPREAD_ALLOWANCE, SPREAD_LIMIT = 2.0, 12.0
 FEW = 8  # a scale estimated from so many values may be half of what it should be
 NOWHERE = (float("inf"), float("-inf"))
+OTHER_UNIT, ABSURD = 100.0, 1e9  # times what the window covers, its scale: from there on, the range is of no use
 HUGE = 1e100  # whatever is beyond counts as this, so that no arithmetic overflows
 
 
@@ -37,7 +38,7 @@ class Track:
     so that a change cannot hide itself. Memory is constant, and nothing depends on how long the series is."""
 
     __slots__ = (
-        "_calm", "_count", "_down", "_down_from", "_fitted", "_high", "_high_edge", "_kind", "_line", "_lines", "_low",
+        "_calm", "_count", "_covered", "_down", "_down_from", "_fitted", "_high_edge", "_kind", "_line", "_lines",
         "_low_edge", "_profile", "_prolongations", "_scale", "_seen", "_side", "_spikes", "_spread_down", "_spread_up",
         "_suspects", "_up", "_up_from", "_values",
     )  # fmt: skip
@@ -46,9 +47,8 @@ class Track:
         self._profile = profile
         self._seen = 0
         self._kind = ""
-        self._high, self._low = float("-inf"), float("inf")
         self._spikes: list[int] = []
-        self._scale = Scale(profile)
+        self._scale, self._covered = Scale(profile), Covered()
         self._begin([])
 
     def _begin(self, values: list[float]) -> None:
@@ -130,7 +130,7 @@ class Track:
         recent = middle([*self._values[-5:], *self._suspects[-5:]][-5:])
         expected = then.level + (then.slope * ahead if (then.slope > 0) == is_up else 0.0)
         sigmas = (recent - expected) / then.scale
-        covered = max(self._high - self._low, 1e-300)
+        covered = max(self._covered.width(), 1e-300)
         return Drift(sigmas if is_up else -sigmas, self._scale.back(recent), self._scale.back(expected), covered)
 
     def _learn(self, value: float) -> None:
@@ -139,9 +139,7 @@ class Track:
         if self._count < self._profile.after:
             return
         self._scale.learn(self._values)
-        ordered = sorted(self._values)
-        for one in ordered[len(ordered) // 6 : -(len(ordered) // 6) or None]:  # the outermost may be anything
-            self._cover(one)
+        self._covered.anew(self._values)
         self._begin([self._scale.forth(one) for one in self._values])
 
     def _refit(self) -> Change | None:
@@ -176,7 +174,7 @@ class Track:
             move = then.slope * ahead if (then.slope > 0) == is_up else 0.0
             off = (self._scale.forth(recent) - then.level - move) / then.scale
             expected = self._scale.back(then.level + move)
-            matters = self._profile.matters(is_up, recent, expected, self._high - self._low)
+            matters = self._profile.matters(is_up, recent, expected, self._covered.width())
             if matters and (off if is_up else -off) > CREEP_SIGMAS:
                 self._line = Line(then.level + move, 0.0, then.scale)
                 self._lines.clear()
@@ -191,15 +189,17 @@ class Track:
     def _laid(self) -> Line:
         del self._values[:-WINDOW]
         line = fit(self._values.tolist())
+        if self._scale.is_lost(line.level):
+            self._values = array("d", self._scale.anew(self._values))
+            self._lines.clear()
+            line = fit(self._values.tolist())
         if self._profile.measure == "range":
             for y in (self._values[-1], line.level):
-                self._cover(self._scale.back(y))
+                self._covered.add(self._scale.back(y))
         scale = max(line.scale * (1 + FEW / len(self._values)), self._scale.least(line.level))
+        if self._covered.width() > ABSURD * scale:
+            self._covered.anew(map(self._scale.back, self._values))
         return Line(line.level, line.slope, scale)
-
-    def _cover(self, value: float) -> None:
-        self._high = value if value > self._high else self._high
-        self._low = value if value < self._low else self._low
 
     def _suspect(self, value: float, y: float, off: float, z: float) -> Change | None:
         suspects = self._suspects
@@ -233,18 +233,16 @@ class Track:
             if not over and len(self._suspects) < ACCEPTED:
                 return self._turned()
         change = self._change(self._kind, False, self._side > 0, new_level=not over)
-        self._kind = ""
-        self._spikes = []
+        self._kind, self._spikes = "", []
         self._begin((self._suspects if not over else [*self._values, *self._suspects[-CALM:]])[-WINDOW:])
+        if not over and self._covered.width() > OTHER_UNIT * (max(self._values) - min(self._values)):
+            self._covered.anew(map(self._scale.back, self._values))
         return change
 
     def _turned(self) -> Change | None:
         """Another change in place of the one that is on: to the other side, or where only the spread had changed."""
         if self._kind != "spread_change":  # one side is known, and its sum would hide that of the other
-            if self._side > 0:
-                self._up = 0.0
-            else:
-                self._down = 0.0
+            self._up, self._down = (0.0, self._down) if self._side > 0 else (self._up, 0.0)
         found = self._left()
         return None if found is None else self._start(found)
 
@@ -263,19 +261,17 @@ class Track:
         is_up = self._up > limit
         recent, expected = self._recent(), self._expected(is_up)
         certainty = (self._up if is_up else self._down) / limit
-        if not self._profile.matters(is_up, recent, expected, self._high - self._low, certainty):
+        if not self._profile.matters(is_up, recent, expected, self._covered.width(), certainty):
             self._up, self._down = min(self._up, CERTAIN * limit), min(self._down, CERTAIN * limit)
             return None
         since = self._seen - (self._up_from if is_up else self._down_from)
-        return self._change("trend_change" if self._is_trend(is_up, since) else "level_change", True, is_up, since=since)
+        kind = "trend_change" if self._is_trend(is_up, since) else "level_change"
+        return self._change(kind, True, is_up, since=since)
 
     def _is_trend(self, is_up: bool, since: int) -> bool:
         """Whether the suspect values go on moving rather than having jumped once."""
-        suspects = self._suspects[-since - 1 :]
-        if len(suspects) < 6:
-            return False
-        half = len(suspects) // 2
-        further = middle(suspects[half:]) - middle(suspects[:half])
+        moved = self._suspects[-since - 1 :]
+        further = rise(moved) if len(moved) >= 6 else 0.0
         return (further if is_up else -further) > 2 * self._line.scale
 
     def _spreads(self, z: float) -> Change | None:
