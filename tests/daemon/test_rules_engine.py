@@ -438,3 +438,27 @@ def test_memory_of_a_series_is_bounded() -> None:
     (history,) = [series.history for run in one._runs.values() for series in run.series.values() if series]
     assert len(history.values) <= 160
     assert len(history.steps) == len(history.values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.one_of(st.floats(-2, 2), st.just(NAN)), min_size=20, max_size=120),
+    st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+    st.sampled_from([0.5, 1.0, -0.5, Argument(("x",), 0.5)]),
+)
+def test_looks_that_are_answered_from_one_value_have_the_answer_of_a_whole_look(
+    values: list[float], operator: Any, limit: Any
+) -> None:
+    rules = [
+        msgspec.structs.replace(
+            one, when=(msgspec.structs.replace(one.when[0], operator=operator, limit=limit),), missing="unknown"
+        )
+        for one in EVERY
+    ]
+    screened, whole = analyzer(*rules, arguments={"x": 1.0}), analyzer(*rules, arguments={"x": 1.0})
+    run = whole._run("r", "b")
+    assert run is not None
+    for plan in run.plans.plans:
+        plan.is_screened = False
+    assert [plan.is_screened for plan in analyzer(*rules)._selection.plans("r").plans].count(True) >= 2
+    assert repr(feed(screened, values)) == repr(feed(whole, values))

@@ -95,5 +95,5 @@ class RuleAnalyzer:
         self._count += 1
         run.facts.see(first)
         reader = run.plans.reader(first.name)
-        series = run.series[key] = None if reader is None else Series(run, reader, run.process(first))
+        series = run.series[key] = None if reader is None else Series(run, first.name, reader, run.process(first))
         return series

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from math import isfinite
+from math import inf, isfinite
 from typing import Protocol
 
-from rlhfd_daemon.rules.histories import AGGREGATES, History
+from rlhfd_daemon.rules.histories import AGGREGATES, STALE, History
 from rlhfd_daemon.rules.rule import Argument, Clause, Operator, Signal
 
-__all__ = ["COMPARE", "Question", "Scope", "plain_test"]
+__all__ = ["COMPARE", "Question", "Scope", "screen", "screened"]
 
 Compare = Callable[[float, float], bool]
 Number = Callable[["Scope"], "float | None"]
@@ -39,7 +39,7 @@ class Scope(Protocol):
 class Question:
     """One clause. ``first`` is the metric that the rule is looked at by."""
 
-    __slots__ = ("_aggregate", "compare", "limit", "metrics", "number", "signal")
+    __slots__ = ("_is_argument", "_reads_first", "compare", "limit", "metrics", "number", "signal")
 
     def __init__(self, clause: Clause, first: str) -> None:
         signal = clause.signal
@@ -48,6 +48,8 @@ class Question:
         self.limit = _limit(clause.limit)
         self.metrics = tuple(one for one in (signal.metric, signal.by) if one and one != first)
         self.number = _number(signal, first)
+        self._is_argument = isinstance(clause.limit, Argument)
+        self._reads_first = first in (signal.metric, signal.by)
 
     def answer(self, scope: Scope) -> bool | None:
         """Whether it holds; ``None``: not known."""
@@ -57,33 +59,64 @@ class Question:
         limit = self.limit(scope)
         return None if limit is None else self.compare(value, limit)
 
+    def lacks(self, scope: Scope) -> bool:
+        """Whether a value is missing, and not only enough of them."""
+        others = [scope.other(name) for name in self.metrics]
+        return (self._reads_first and not scope.history.is_finite) or any(
+            one is None or not one.is_finite for one in others
+        )
+
     def exceeds(self, scope: Scope, limit: float) -> bool:
         """Whether it would hold with another limit."""
         value = self.number(scope)
         return value is not None and self.compare(value, limit)
+
+    def threshold(self, scope: Scope) -> tuple[float, float] | None:
+        """What single values are compared with, and up to which count of them that is so; ``None``: not known."""
+        limit, history, signal = self.limit(scope), scope.history, self.signal
+        if limit is None:
+            return None
+        until = inf if not self._is_argument else history.count + STALE
+        if signal.against == "value":
+            return (limit, until)
+        reference = _reference(signal, history)
+        if reference is None:
+            return None
+        if signal.against == "baseline":
+            until = history.baseline_until(signal.over, signal.absolute)
+        return (limit * reference, until)
 
     def baseline(self, scope: Scope) -> float | None:
         """What the number is divided by, if by anything."""
         return _reference(self.signal, scope.history)
 
 
-def plain_test(clause: Clause) -> Callable[[float], bool] | None:
-    """For a plain threshold: whether the clause holds, from the value alone; ``None`` for other clauses."""
-    signal, limit = clause.signal, clause.limit
-    if isinstance(limit, Argument) or signal != Signal(metric=signal.metric):
-        return None
-    bound = float(limit)  # its own comparisons, mirrored: they cost half of what a function of ours would
+def screened(signal: Signal, operator: Operator) -> bool:
+    """Whether one of the values in the window must hold by itself for the whole to hold, as with a mean beyond a
+    limit; then most looks need no more than the newest value."""
+    if signal.by or signal.take not in ("last", "mean", "median", "min", "max"):
+        return False
+    return operator in ("<", "<=", ">", ">=") or (signal.take == "last" and signal.against == "value")
+
+
+def screen(operator: Operator, limit: float, is_absolute: bool) -> Callable[[float], bool]:
+    """Whether a single value holds."""
+    if is_absolute:
+        compare = COMPARE[operator]
+        return lambda value: compare(abs(value), limit)
+    # Its own comparisons, mirrored: they cost half of what a function of ours would.
     mirrored: dict[Operator, Callable[[float], bool]] = {
-        "<": bound.__gt__, "<=": bound.__ge__, ">": bound.__lt__, ">=": bound.__le__, "==": bound.__eq__,
-        "!=": bound.__ne__,
+        "<": limit.__gt__, "<=": limit.__ge__, ">": limit.__lt__, ">=": limit.__le__, "==": limit.__eq__,
+        "!=": limit.__ne__,
     }  # fmt: skip
-    return mirrored[clause.operator]
+    return mirrored[operator]
 
 
 def _limit(limit: float | Argument) -> Number:
     if isinstance(limit, Argument):
         return lambda scope: scope.argument(limit)
-    return lambda _scope: limit
+    bound = float(limit)
+    return lambda _scope: bound
 
 
 def _number(signal: Signal, first: str) -> Number:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from math import inf, sqrt
-from statistics import median
 
 from rlhfd_daemon.rules.rule import Aggregate
 
@@ -13,13 +12,13 @@ __all__ = ["AGGREGATES", "BASELINE", "BASELINE_LEAST", "EVIDENCE", "FIRST", "Dra
 
 BASELINE, BASELINE_LEAST, FIRST = 50, 20, 20
 EVIDENCE = 16
-STALE = 4  # a baseline is good for so many values
+STALE = 10  # a baseline is good for so many values
 
 
 class History:
     """Finite values, oldest first, at least the last ``keep``; bounded. ``count``: how many have come."""
 
-    __slots__ = ("_baselines", "_first", "_keep", "_limit", "count", "drawdowns", "first",
+    __slots__ = ("_baselines", "_due", "_keep", "_limit", "count", "drawdowns", "first",
                  "first_absolute", "is_finite", "steps", "values")  # fmt: skip
 
     def __init__(self, keep: int, drawdowns: Sequence[Drawdown] = ()) -> None:
@@ -36,36 +35,38 @@ class History:
         self.is_finite = False  # whether the newest value is
         self.first: float | None = None  # the median of the first values, once they are there
         self.first_absolute: float | None = None
-        self._first: list[float] | None = []
+        self._due = FIRST  # the count at which there is more to do than to add
         self._baselines: dict[tuple[int, bool], tuple[int, float]] = {}
         for one in self.drawdowns:
             one.clear()
 
     def add(self, step: int | None, value: float) -> None:
         """Take up the next finite value."""
-        values = self.values
-        values.append(value)
+        self.values.append(value)
         self.steps.append(step)
         self.count += 1
         self.is_finite = True
-        if len(values) > self._limit:  # now and then, not every time
-            del values[: self._keep], self.steps[: self._keep]
-        if self._first is not None:
-            self._begin(value)
+        if self.count >= self._due:
+            self._settle()
         for one in self.drawdowns:
-            one.add(values)
+            one.add(self.values)
 
     def baseline(self, over: int, is_absolute: bool) -> float | None:
-        """The median of the values before the last ``over``; ``None`` while there are too few."""
+        """The median of the values before the last ``over``, as it was up to 10 values ago; ``None`` while there are
+        too few."""
         known = self._baselines.get((over, is_absolute))
-        if known is not None and self.count - known[0] < STALE:
+        if known is not None and self.count < known[0]:
             return known[1]
-        before = self.values[: len(self.values) - over][-BASELINE:]
-        if len(before) < BASELINE_LEAST:
+        if len(self.values) < over + BASELINE_LEAST:
             return None
-        found = median([abs(value) for value in before] if is_absolute else before)
-        self._baselines[over, is_absolute] = (self.count, found)
+        before = self.values[: len(self.values) - over][-BASELINE:]
+        found = _median([abs(value) for value in before] if is_absolute else before)
+        self._baselines[over, is_absolute] = (self.count + STALE, found)
         return found
+
+    def baseline_until(self, over: int, is_absolute: bool) -> int:
+        """The count of values at which the baseline is made anew."""
+        return self._baselines[over, is_absolute][0]
 
     def evidence(self) -> tuple[tuple[int | None, float], ...]:
         """The last values with their steps."""
@@ -76,12 +77,12 @@ class History:
         """The step of the newest value."""
         return self.steps[-1] if self.steps else None
 
-    def _begin(self, value: float) -> None:
-        assert self._first is not None
-        self._first.append(value)
-        if len(self._first) == FIRST:
-            self.first, self.first_absolute = median(self._first), median(map(abs, self._first))
-            self._first = None
+    def _settle(self) -> None:
+        if self.count == FIRST:
+            self.first, self.first_absolute = _median(self.values), _median([abs(one) for one in self.values])
+        if len(self.values) >= self._limit:
+            del self.values[: -self._keep], self.steps[: -self._keep]
+        self._due = self.count + self._limit - len(self.values)
 
 
 class Drawdown:
@@ -106,6 +107,11 @@ class Drawdown:
         self._best, self._worst = max(self._best, now), min(self._worst, now)
         spread = self._best - self._worst
         self.value = (self._best - now) / spread if 0 < spread < inf else None
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _mean(values: Sequence[float], _steps: Sequence[int | None]) -> float:
@@ -135,7 +141,7 @@ def _slope(values: Sequence[float], steps: Sequence[int | None]) -> float | None
 Statistic = Callable[[Sequence[float], Sequence["int | None"]], "float | None"]
 AGGREGATES: dict[Aggregate, Statistic] = {
     "mean": _mean,
-    "median": lambda values, _steps: median(values),
+    "median": lambda values, _steps: _median(values),
     "min": lambda values, _steps: min(values),
     "max": lambda values, _steps: max(values),
     "std": _std,

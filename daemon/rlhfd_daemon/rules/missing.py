@@ -52,7 +52,7 @@ def _never_seen(run: Run, plan: Plan, name: str, boot: str, now: float) -> Itera
     if process is None or process.step is None or plan.rule.missing != "alert":
         return
     if plan not in run.never_seen:
-        run.never_seen[plan] = (Series(run, Reader([plan], [], []), process), process.step - 1)
+        run.never_seen[plan] = (Series(run, plan.metric, Reader([plan], [], []), process), process.step - 1)
     series, since = run.never_seen[plan]
     sample = Sample(name, boot, process.role, process.rank, process.step, plan.metric, nan, now, 0)
     yield from _looked(series, series.looks, sample, since)

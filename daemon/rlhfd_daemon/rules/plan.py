@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from rlhfd_daemon.metrics import lookup
-from rlhfd_daemon.rules.evaluate import Question, plain_test
+from rlhfd_daemon.rules.evaluate import Question, screened
 from rlhfd_daemon.rules.histories import BASELINE, STALE, Drawdown, History
 from rlhfd_daemon.rules.rule import Rule, Signal
 
@@ -16,16 +16,18 @@ MAX_NAMES = 4096
 
 
 class Plan:
-    """One rule, compiled. ``metric`` is what it is looked at by; ``quick`` answers its first clause from the value
-    alone where that is possible; ``others`` are the other metrics that it reads."""
+    """One rule, compiled. ``metric`` is what it is looked at by; ``is_screened``: most looks can be answered from
+    the newest value alone; ``others`` are the other metrics that it reads."""
 
-    __slots__ = ("exceeds", "metric", "others", "questions", "quick", "rule")
+    __slots__ = ("is_screened", "metric", "operator", "others", "questions", "rule")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.metric = rule.when[0].signal.metric
         self.questions = tuple(Question(clause, self.metric) for clause in rule.when)
-        self.quick: Callable[[float], bool] | None = plain_test(rule.when[0]) if rule.missing == "unknown" else None
+        first = rule.when[0]
+        self.operator = first.operator
+        self.is_screened = rule.missing == "unknown" and screened(first.signal, first.operator)
         self.others = tuple(dict.fromkeys(name for one in self.questions for name in one.metrics))
 
 

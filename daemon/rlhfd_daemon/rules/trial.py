@@ -25,6 +25,7 @@ from rlhfd_daemon.traces.frames import records
 __all__ = ["Trial", "failures"]
 
 RUN = "test"
+BARE = "test/step"  # a step without a value is a step, too
 
 
 class Trial:
@@ -100,7 +101,7 @@ def _told(transitions: Sequence[Transition]) -> str:
 def _rows(series: dict[str, list[float | None]]) -> Iterator[Row]:
     for step, values in enumerate(zip_longest(*series.values()), 1):
         metrics = {name: value for name, value in zip(series, values, strict=True) if value is not None}
-        yield Row(step, None, metrics)
+        yield Row(step, None, metrics or {BARE: float(step)})
 
 
 def _started(args: dict[str, Any]) -> Happening:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from math import inf
 from typing import Protocol
 
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon.rules.evaluate import screen
 from rlhfd_daemon.rules.histories import History
 from rlhfd_daemon.rules.hold import Hold
 from rlhfd_daemon.rules.plan import Plan, Plans, Reader
@@ -93,23 +95,45 @@ class Run:
         )
 
 
+def _always(_value: float) -> bool:
+    return True
+
+
 class Look:
     """One rule at one series."""
 
-    __slots__ = ("_critical", "begun", "hold", "plan", "quick")
+    __slots__ = ("_critical", "begun", "hold", "near", "over", "plan", "quick", "until")
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.quick = plan.quick
         k, n = plan.rule.hold
         self.hold = Hold(k, n, plan.rule.keep)
         self._critical = Hold(k, n)
-        self.begun: Finding | None = None
+        self.over = plan.questions[0].signal.over
+        self.clear()
 
     def clear(self) -> None:
         self.hold.clear()
         self._critical.clear()
-        self.begun = None
+        self.begun: Finding | None = None
+        self.quick: Callable[[float], bool] | None = None  # whether a value may make the first clause true
+        self.until: float = 0.0  # up to which count of values ``quick`` is good
+        self.near = 0  # up to which count of values one that may is in the window
+
+    def screen(self, series: Series) -> None:
+        """Make ``quick`` anew."""
+        if not self.plan.is_screened:
+            self.quick, self.until, self.near = _always, inf, series.history.count + 1
+            return
+        question, history = self.plan.questions[0], series.history
+        known = question.threshold(series)
+        if known is None:
+            self.quick, self.near = None, history.count + 1
+            return
+        threshold, self.until = known
+        self.quick = quick = screen(self.plan.operator, threshold, question.signal.absolute)
+        if any(map(quick, history.values[-self.over :])):
+            self.near = history.count + self.over
 
     def take(self, series: Series, sample: Sample) -> Iterable[Finding]:
         """Look at the rule once more."""
@@ -144,18 +168,15 @@ class Look:
         return (self.begun,)
 
     def _answer(self, series: Series) -> bool | None:
+        missing = self.plan.rule.missing
+        answer: bool | None = None
         for question in self.plan.questions:
             answer = question.answer(series)
+            if answer is None and missing != "unknown" and question.lacks(series):
+                answer = missing == "alert"
             if not answer:
                 break
-        if answer is not None or self.plan.rule.missing == "unknown":
-            return answer
-        return self.plan.rule.missing == "alert" if self._lacks(series) else None
-
-    def _lacks(self, series: Series) -> bool:
-        """Whether a value is missing, and not only history."""
-        others = [series.other(name) for name in self.plan.others]
-        return not series.history.is_finite or any(one is None or not one.is_finite for one in others)
+        return answer
 
 
 class Series:
@@ -163,11 +184,13 @@ class Series:
 
     __slots__ = ("_reads", "_step", "history", "looks", "missed", "process", "run")
 
-    def __init__(self, run: Run, reader: Reader, process: Process) -> None:
+    def __init__(self, run: Run, name: str, reader: Reader, process: Process) -> None:
         self.run = run
         self.history = reader.history()
         self.looks = [Look(plan) for plan in reader.plans]
         self._reads = reader.reads
+        if name in reader.reads:  # by itself: of a pattern, the series that came last is meant
+            process.known[name] = self.history
         self._step = BEFORE
         self.process = process
         self.missed = 0  # steps without a value that have been looked at
@@ -176,23 +199,26 @@ class Series:
         """Look at every rule of the series. A step that comes twice counts once."""
         step, value = sample.step, sample.value
         if step is not None:
-            last = self._step
-            if step <= last:
-                return () if step > last - LATE_STEPS else self._resumed(sample)
+            if step <= self._step:
+                return () if step > self._step - LATE_STEPS else self._resumed(sample)
             self._step = self.process.step = step
         history = self.history
-        if self._reads:
-            for name in self._reads:
-                self.process.known[name] = self.run.latest[name] = history
+        for name in self._reads:
+            self.run.latest[name] = history
         if value - value != 0.0:  # not finite
             history.is_finite = False
             return self._looked(sample, [look for look in self.looks if look.plan.rule.missing != "unknown"])
         history.add(step, value)
         self.missed = 0
+        count = history.count
         found: list[Finding] | None = None
         for look in self.looks:
             quick = look.quick
-            if quick is not None and not quick(value) and not look.hold.bits:
+            if quick is None or count >= look.until:
+                look.screen(self)
+            elif quick(value):
+                look.near = count + look.over
+            if count >= look.near and not look.hold.bits:
                 continue
             said = look.take(self, sample)
             if said:
