@@ -76,8 +76,8 @@ class Episodes:
                 continue
             known = self._known.get(finding.episode) or self._add(finding.episode, finding, place)
             self._put(known, alert, place)
-        while len(self._known) > MAX_EPISODES and self._forget_oldest():
-            pass
+        while len(self._known) > MAX_EPISODES:
+            self._forget(self._known.values())
 
     def follow(self, transitions: Sequence[Transition]) -> list[Transition]:
         """The ``transitions`` of one record, each with its episode as it stands after all of them."""
@@ -105,23 +105,22 @@ class Episodes:
         return known
 
     def _choose(self, finding: Finding, record_id: int) -> _Known | None:
-        if len(self._of_alert) >= MAX_FIRING:
-            return None
+        run = (finding.run, finding.boot)
+        while len(self._of_alert) >= MAX_FIRING:
+            if not self._forget(known for known in self._known.values() if known.run != run and known.firing):
+                return None
         best: tuple[Tie, float, str] | None = None
-        for known in self._of_run.get((finding.run, finding.boot), {}).values():
-            outline = known.outline
+        for known in self._of_run.get(run, {}).values():
             members = (member.finding for member in known.members.values())
-            found = tie(finding, outline, members, self._explains)
-            key = (found, outline.slight.found_time or 0.0, known.id)
+            found = tie(finding, known.outline, members, self._explains)
+            key = (found, _latest(known), known.id)
             if found is not Tie.NONE and (best is None or key > best):
                 best = key
-        if best is not None:
-            return self._known[best[2]]
-        return self._new(finding, record_id)
+        return self._new(finding, record_id) if best is None else self._known[best[2]]
 
-    def _new(self, finding: Finding, record_id: int) -> _Known | None:
-        if len(self._known) >= MAX_EPISODES and not self._forget_oldest():
-            return None
+    def _new(self, finding: Finding, record_id: int) -> _Known:
+        if len(self._known) >= MAX_EPISODES:
+            self._forget(self._known.values())
         place = Place(finding.step, finding.time, 0, finding.severity, finding.onset_step, finding.onset_time)
         return self._add(episode_id(finding, record_id), finding, place)
 
@@ -131,14 +130,17 @@ class Episodes:
         self._known[id_] = self._of_run.setdefault(run, {})[id_] = known
         return known
 
-    def _forget_oldest(self) -> bool:
-        over = [known for known in self._known.values() if not known.firing]
-        if not over:
+    def _forget(self, candidates: Iterable[_Known]) -> bool:
+        """Forget the one that is over or, if none is, heard of longest ago: alerts of runs that have ended with
+        something wrong never end. Whether there was one."""
+        known = min(candidates, key=lambda one: (bool(one.firing), _latest(one), one.id), default=None)
+        if known is None:
             return False
-        oldest = min(over, key=lambda known: (_ended(known), known.id))
-        del self._known[oldest.id], self._of_run[oldest.run][oldest.id]
-        if not self._of_run[oldest.run]:
-            del self._of_run[oldest.run]
+        for fingerprint in known.firing:
+            del self._of_alert[fingerprint]
+        del self._known[known.id], self._of_run[known.run][known.id]
+        if not self._of_run[known.run]:
+            del self._of_run[known.run]
         return True
 
     def _placed(self, known: _Known, transition: Transition) -> Alert:
@@ -238,8 +240,10 @@ def _by_time(moment: Moment) -> tuple[float, int]:
     return moment.time, -1 if moment.step is None else moment.step
 
 
-def _ended(known: _Known) -> float:
-    return known.opened.time if known.outline.ended is None else known.outline.ended.time
+def _latest(known: _Known) -> float:
+    """When something of it last began or ended."""
+    ended = known.outline.ended
+    return max(known.outline.slight.found_time or 0.0, 0.0 if ended is None else ended.time)
 
 
 def _importance(alert: Alert) -> tuple[bool, float, int, str]:

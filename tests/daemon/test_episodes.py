@@ -255,36 +255,40 @@ def test_members_beyond_those_shown_are_counted(line: Timeline) -> None:
     assert [one.state.value for one in line.sent] == ["firing", "resolved"]
 
 
-def test_the_oldest_that_is_over_is_forgotten_and_none_that_is_open(
-    line: Timeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_always_room_for_a_new_episode(line: Timeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_EPISODES", 3)
-    for index in range(4):
-        line.at(100, begins(run=f"run{index}"))
-    assert line.episodes.unplaced_total == 1
-    assert len(line.episodes.open) == 3
-    assert [one.episode is None for one in line.sent] == [False, False, False, True], "told, although by itself"
-    line.at(101, ends(run="run0"))
-    line.at(102, ends(run="run1"))
-    line.at(103, begins(run="new"))
-    (forgotten,) = line.at(104, begins(run="run0"))
-    (again,) = line.at(104, begins(run="run1"))
-    assert forgotten.episode is not None
-    assert forgotten.episode.opening == 1
-    assert again.episode is None, "all are open now"
-    line.at(105, ends(run="new"))
+    for step, run in enumerate(("one", "two", "three"), 100):
+        line.at(step, begins(run=run))
+    line.at(103, ends(run="two"))
+    line.at(104, begins(run="four"))
+    assert runs(line) == ["one", "three", "four"], "what is over is forgotten first"
+    line.at(105, begins("more", run="one"), begins(run="five"))
+    assert runs(line) == ["one", "four", "five"], "then what was heard of longest ago"
+    (over,) = line.at(106, ends(run="three"))
+    assert over.episode is None, "its end is told by itself"
+    assert [one.rule for one in line.sent][-1] == "r"
     monkeypatch.setattr(module, "MAX_EPISODES", 2)
     line.restart()
-    assert len(line.episodes.open) == 2
-    (new,) = line.at(106, begins(run="new"))
-    assert new.episode is None, "forgotten, and no room"
+    assert runs(line) == ["one", "five"]
 
 
-def test_too_many_alerts_are_told_one_by_one(line: Timeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def runs(line: Timeline) -> list[str]:
+    """Of the open episodes, oldest first."""
+    return [one.cause.finding.run for one in line.episodes.open]
+
+
+def test_too_many_alerts_of_one_run_are_told_one_by_one_and_those_of_old_runs_make_room(
+    line: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_FIRING", 2)
     decided = line.at(100, begins("a"), begins("b"), begins("c"))
     assert [one.episode is None for one in decided] == [False, False, True]
-    assert [one.state for one in line.at(101, ends("c"))] == [AlertState.RESOLVED]
+    assert line.episodes.unplaced_total == 1
+    (over,) = line.at(101, ends("c"))
+    assert (over.state, over.episode) == (AlertState.RESOLVED, None)
+    (new,) = line.at(102, begins(run="new"))
+    assert new.episode is not None
+    assert runs(line) == ["new"]
 
 
 def test_a_storm_of_alerts_is_one_episode(line: Timeline) -> None:
