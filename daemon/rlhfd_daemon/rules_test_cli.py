@@ -73,14 +73,11 @@ def _tried(file: RuleFile, trace: Path) -> int:
 
 
 def _line(transition: Transition) -> str:
-    finding = transition.alert.finding
-    is_firing = transition.state.value == "firing"
+    finding, state = transition.alert.finding, transition.state.value
     where = "" if transition.alert.last_step is None else f" at step {transition.alert.last_step}"
-    since = (
-        "" if finding.onset_step is None or transition.state.value != "firing" else f" since step {finding.onset_step}"
-    )
-    severity = f" ({finding.severity.value}{since})" if transition.state.value == "firing" else ""
-    return f"{finding.rule}: {transition.state.value}{where}{severity}: {finding.summary}"
+    since = "" if finding.onset_step is None else f" since step {finding.onset_step}"
+    severity = f" ({finding.severity.value}{since})" if state == "firing" else ""
+    return f"{finding.rule}: {state}{where}{severity}: {finding.summary}"
 
 
 def _counted(number: int, what: str) -> str:

@@ -70,9 +70,8 @@ def main() -> None:
     print(f"three rules of one threshold     {per_sample([threshold(n) for n in (1, 2, 3)], [KL]):6.2f} µs a sample")
     for after in (300, 20_000):
         cost = per_sample(CATALOGUE, every, after)
-        print(
-            f"all {len(CATALOGUE)} rules, at step {after:6,}    {cost:6.2f} µs a sample, {cost * len(every):.0f} µs a step"
-        )
+        step = f"{cost * len(every):.0f} µs a step"
+        print(f"all {len(CATALOGUE)} rules, at step {after:6,}    {cost:6.2f} µs a sample, {step}")
 
 
 if __name__ == "__main__":

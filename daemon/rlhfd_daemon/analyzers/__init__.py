@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
-
-from rlhfd_alerts.finding import Finding
 from rlhfd_daemon.analyzers.absence import Absence
 from rlhfd_daemon.analyzers.adaptive import Adaptive
+from rlhfd_daemon.analyzers.dispatch import Analyzer
 from rlhfd_daemon.analyzers.forecast import SupplyForecast
 from rlhfd_daemon.analyzers.forecast_steps import StepForecast
 from rlhfd_daemon.analyzers.incidents import Incidents
@@ -15,33 +12,14 @@ from rlhfd_daemon.analyzers.joint import Joint
 from rlhfd_daemon.analyzers.non_finite import NonFinite
 from rlhfd_daemon.analyzers.overdue import NoCheckpoint
 from rlhfd_daemon.config import AnalyzersConfig
-from rlhfd_daemon.sample import Happening, Sample
 
 __all__ = ["Analyzer", "build"]
 
 
-class Analyzer(Protocol):
-    """Keeps state, but takes time only from what it is given: the same samples give the same findings."""
-
-    def observe(self, sample: Sample) -> Iterable[Finding]:
-        """Findings whose condition began or ended with this sample."""
-        ...
-
-    def happened(self, event: Happening) -> Iterable[Finding]:
-        """Findings whose condition began or ended with this event."""
-        ...
-
-    def tick(self, now: float) -> Iterable[Finding]:
-        """Findings that follow from the passing of time; ``now`` in Unix seconds."""
-        ...
-
-    def forget(self, run: str, boot: str) -> None:
-        """Drop the state of a run that is over."""
-        ...
-
-
 def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
-    """The enabled analyzers, in a fixed order."""
+    """The enabled analyzers, in a fixed order. :raises ConfigError: a file of rules is bad."""
+    from rlhfd_daemon.rules.configured import build as build_rules  # rules have families, which are in this package
+
     found: list[Analyzer] = []
     if config.non_finite.enabled:
         found.append(NonFinite(config.non_finite))
@@ -54,4 +32,6 @@ def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
         found += [SupplyForecast(config.forecast), StepForecast(config.forecast)]
     if config.incidents.enabled:
         found.append(Incidents(config.incidents))
+    if config.rules.enabled:
+        found.append(build_rules(config.rules))
     return tuple(found)
