@@ -52,14 +52,14 @@ ROWS = (
     row(
         "entropy_vanished", "The policy has become deterministic", "entropy", WARNING,
         (below(ENTROPY, 0.005),), hold=(5, 5), after=5,
-        explains=("dead_groups", "reward_constant", "gradient_zero", "advantage_zero"),
+        explains=("dead_groups", "reward_constant", "gradient_zero", "advantage_zero", "dead_run"),
         summary="train/entropy_loss is {value} nats per token: all samples of a prompt are the same",
         remedy=EXPLORE, source=f"{MEASURED}: healthy runs end at 0.02 or more",
     ),
     row(
         "sampled_entropy_vanished", "The samples are deterministic", "entropy", WARNING,
         (below(SAMPLED, 0.005),), hold=(5, 5), after=5,
-        explains=("dead_groups", "reward_constant", "gradient_zero", "advantage_zero"),
+        explains=("dead_groups", "reward_constant", "gradient_zero", "advantage_zero", "dead_run"),
         summary="rlhfd/entropy/sampled is {value} nats per token: all samples of a prompt are the same",
         remedy=EXPLORE, source=f"{MEASURED}: healthy runs end at 0.02 or more",
         false_positives="A --rollout.temperature near 0.",

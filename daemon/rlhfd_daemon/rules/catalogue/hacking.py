@@ -43,7 +43,6 @@ ROWS = (
     row(
         "reward_up_eval_down", "The reward is at its best and the evaluation falls", "hacking", WARNING,
         (fallen(EVAL, 0.5, 2), at_its_best(REWARD, 0.1), times(KL, 1.3, 10)), hold=(2, 2), after=5,
-        explains=("reward_kl_length_up",),
         summary="the evaluation has lost {value} of what it had gained, while the reward is at its best and KL rises",
         remedy=READ, source=f"{GAO}: the proxy rises on while what is meant falls; the numbers are our choice",
         false_positives="Evaluations of few prompts scatter.",

@@ -13,12 +13,12 @@ _MORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "stalled_phase": (
         "A phase does not end",
         "OpenRLHF/OpenRLHF#411, OpenRLHF/OpenRLHF#211, modelscope/ms-swift#6962; limits learnt per phase",
-        ("heartbeat_lost", "missing_key", "step_slow"),
+        ("missing_key", "step_slow"),
     ),
     "heartbeat_lost": (
         "A process exists but is silent",
         "wandb/wandb#8592; the time is our choice",
-        ("stalled_phase", "actor_death", "missing_key"),
+        ("stalled_phase", "missing_key"),
     ),
     "actor_death": (
         "A process of the run has died",

@@ -60,7 +60,6 @@ ROWS = (
         "kl_negative", "KL to the reference is below 0", "kl", WARNING,
         (below(KL, 0.0), below(KL, -0.02, "mean", 10)), hold=(3, 5), after=10, critical=-0.5,
         requires=("reference_model",),
-        explains=("engine_kl_high",),
         summary="train/kl is {value} nats per token, below -0.02 in the mean of 10 steps, and a KL cannot be negative",
         remedy=SCORING, source="huggingface/trl#352, huggingface/trl#516, huggingface/trl#4159; the limit is our "
         "choice",

@@ -34,7 +34,7 @@ ROWS = (
         "dead_groups", "Most prompts teach nothing", "reward", WARNING,
         (above("rlhfd/group/zero_std_ratio", 0.85, "mean", 20),), hold=(5, 5), after=20, critical=0.995,
         requires=("groups",),
-        explains=("gradient_zero", "advantage_zero", "reward_constant", "clip_never"),
+        explains=("gradient_zero", "advantage_zero", "clip_never", "dead_run"),
         summary="in {value} of the groups all samples get the same reward (mean of 20 steps)",
         remedy=TELLS_NOTHING + " More samples a prompt help, too (--rollout.n_samples_per_prompt).",
         source=f"Yu et al. 2025 (DAPO), arXiv:2503.14476; {MEASURED}: 1.0 in a run that was dead; batches of 2 to 4 "
@@ -44,7 +44,7 @@ ROWS = (
     row(
         "reward_constant", "All samples get the same reward", "reward", WARNING,
         (*zeros(REWARD_SPREAD, 3, ROUNDING), above("train/rollout/num_samples", 15.0)), hold=(2, 3), after=3,
-        explains=("gradient_zero", "advantage_zero", "dead_groups", "frozen_metric", "entropy_up_reward_down"),
+        explains=("gradient_zero", "advantage_zero", "dead_groups", "frozen_metric", "entropy_up_reward_down", "dead_run"),
         summary="train/rollout/reward_std has been 0: all samples get the same reward",
         remedy=TELLS_NOTHING, source="deepspeedai/DeepSpeedExamples#586; steps and samples are our choice",
         false_positives="The end of a run that has solved its prompts.",
@@ -103,7 +103,7 @@ ROWS = (
     row(
         "reward_calls_fail", "Reward calls fail", "reward", WARNING,
         (above("rlhfd/reward_call/failed_ratio", 0.01),), hold=(2, 3), critical=0.5,
-        explains=("reward_missing", "reward_failed", "non_finite"),
+        explains=("reward_missing", "non_finite"),
         summary="{value} of the reward calls fail", remedy=SERVICE,
         source=f"openrlhf/utils/agent.py, which only logs errors; {OURS}",
     ),

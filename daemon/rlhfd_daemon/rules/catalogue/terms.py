@@ -22,7 +22,7 @@ LENGTH, TRUNCATED = "train/rollout/response_length_mean", "train/rollout/truncat
 KL, STEP_KL, CLIPPED, ENTROPY = "train/kl", "train/ppo_kl", "train/ppo_clip_ratio", "train/entropy_loss"
 EVAL = "eval/eval_<datasource>_pass1"
 
-_FLAG = re.compile(r"--[a-z][a-z_.]*[a-z]")
+_FLAG = re.compile(r"--(?=[a-z]*[._])[a-z][a-z_.]*[a-z](?![\w-])")  # others' options have neither dot nor underscore
 
 
 def above(

@@ -19,7 +19,6 @@ ROWS = (
         "explained_variance_negative", "The critic is worse than a constant", "value", WARNING,
         (below(EXPLAINED, 0.0), below(EXPLAINED, -0.05, "mean", 10)), hold=(5, 10), after=60, critical=-5.0,
         requires=("critic",),
-        explains=("critic_diverges", "critic_loss_high"),
         summary="explained variance is {value}, long after the beginning",
         remedy=FIT, source=f"{DETAILS}; {MEASURED}: -0.65 early, 0.59 in the median",
         false_positives="Rewards that are nearly the same for all samples leave nothing to explain.",
