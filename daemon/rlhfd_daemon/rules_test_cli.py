@@ -75,9 +75,10 @@ def _tried(file: RuleFile, trace: Path) -> int:
 def _line(transition: Transition) -> str:
     finding, state = transition.alert.finding, transition.state.value
     where = "" if transition.alert.last_step is None else f" at step {transition.alert.last_step}"
+    if state != "firing":
+        return f"{finding.rule}: {state}{where}"
     since = "" if finding.onset_step is None else f" since step {finding.onset_step}"
-    severity = f" ({finding.severity.value}{since})" if state == "firing" else ""
-    return f"{finding.rule}: {state}{where}{severity}: {finding.summary}"
+    return f"{finding.rule}: {state}{where} ({finding.severity.value}{since}): {finding.summary}"
 
 
 def _counted(number: int, what: str) -> str:
