@@ -205,6 +205,33 @@ def test_constants_by_design_never_freeze() -> None:
     assert feed(absence(), frames()) == []
 
 
+def doubled(first: int, last: int) -> Iterator[Frame]:
+    """As :func:`steps`, but the KL has every value twice."""
+    for step, metrics in steps(first, last):
+        yield step, {**metrics, "train/kl": random.Random(step // 2).random()}
+
+
+def test_what_repeats_every_other_value_lately_may_repeat_itself_more_often() -> None:
+    still = [*frozen(701, 730, "train/kl")]
+    assert feed(absence(), [*doubled(1, 700), *still]) == []
+    assert feed(absence(), [*steps(1, 300), *doubled(301, 700), *still]) == []
+    assert edges(feed(absence(), [*doubled(1, 100), *steps(101, 700), *still])) == [(FROZEN, 721, True)]
+
+
+def test_a_metric_that_came_seldom_long_ago_is_watched_once_it_comes_always() -> None:
+    seldom = [
+        frame for step in range(1, 300, 3) for frame in (*steps(step, step), *steps(step + 1, step + 2, ["train/kl"]))
+    ]
+    found = feed(absence(), [*seldom, *steps(301, 1500), *steps(1501, 1510, without=["train/kl"])])
+    assert edges(found) == [(MISSING, 1504, True)]
+
+
+def test_equal_values_before_a_resume_do_not_count_after_it() -> None:
+    assert (
+        feed(absence(), [*steps(1, 60), *frozen(61, 72, "train/kl"), *frozen(50, 61, "train/kl"), *steps(62, 70)]) == []
+    )
+
+
 def test_nan_neither_is_a_change_nor_makes_blind() -> None:
     broken = [(step, {**metrics, "train/kl": NAN}) for step, metrics in steps(61, 200)]
     found = feed(absence(), [*steps(1, 60), *broken, *frozen(201, 230, "train/kl")])
@@ -276,7 +303,9 @@ def trained(until: int, every: int, **changes: Any) -> NoCheckpoint:
     for step in range(1, until + 1):
         assert feed(analyzer, [(step, {"train/kl": 0.1, "train/reward": 1.0})]) == []
         if step % every == 0:  # model actors do not know the step they are at
-            assert saved(analyzer, None) == saved(analyzer, None, rank=1) == []
+            assert saved(analyzer, None) == []
+        if step > every and step % 7 == 0:
+            assert saved(analyzer, None, rank=1) == []  # not the first that saved
     return analyzer
 
 

@@ -15,7 +15,7 @@ from detecting.logs import labelled, listened
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.forecast import DISK, MEMORY, SupplyForecast
 from rlhfd_daemon.analyzers.forecast_steps import ENTROPY, LENGTH, StepForecast
-from rlhfd_daemon.analyzers.line import blocks, fit, steady
+from rlhfd_daemon.analyzers.line import blocks, course, fit, steady
 from rlhfd_daemon.config_analyzers import ForecastConfig
 from rlhfd_daemon.sample import Happening, Sample
 
@@ -71,6 +71,11 @@ def test_blocks_are_medians_of_the_newest_values() -> None:
 def test_a_course_is_steady_if_it_goes_one_way_all_the_time(shape: Callable[[int], float], is_steady: bool) -> None:
     xs = list(range(80))
     assert (steady(xs, [shape(i) for i in xs]) is not None) is is_steady
+
+
+def test_there_is_no_course_of_what_turns_or_comes_to_its_end() -> None:
+    for shape in (lambda i: abs(40 - i), lambda i: math.exp(-i / 20), lambda i: 0):
+        assert course(range(80), [shape(i) for i in range(80)]) is None
 
 
 def test_a_course_that_slows_down_lasts_as_long_as_halving_steps_add_up_to() -> None:
@@ -158,7 +163,7 @@ def test_the_process_that_grows_is_named_where_the_host_runs_out() -> None:
         pytest.param([70 + 9 * (i % 24) / 24 for i in range(2000)], id="two minutes up, then down"),
         pytest.param([10.0 if (i // 30) % 2 else 77.0 for i in range(2000)], id="an engine that sleeps and wakes"),
         pytest.param(noisy(2000, 57.0, 0.1), id="slowly enough"),
-        pytest.param([30 + 0.3 * i for i in range(60)], id="weights being loaded"),
+        pytest.param([5 + 0.5 * i for i in range(100)], id="weights being loaded"),
     ],
 )
 def test_memory_that_is_used_as_usual_foretells_nothing(used: list[float]) -> None:
@@ -189,6 +194,18 @@ def test_a_trend_must_be_seen_for_minutes_and_in_enough_values() -> None:
     assert predicted(gpu(noisy(59, 70.0, 1.5))) == []
     slow = polled("gpu/0/memory_used_bytes", [v * GIB for v in noisy(19, 60.0, 0.9, every=60)], every=60)
     assert predicted([*polled("gpu/0/memory_total_bytes", [80 * GIB]), *slow]) == []
+
+
+def test_a_short_trend_is_not_carried_on_for_long() -> None:
+    assert predicted(gpu(noisy(75, 60.0, 0.6, 0.0))) == []  # seen for 6 minutes, 27 from the end
+    assert len(predicted(gpu(noisy(150, 60.0, 0.6, 0.0)))) == 1
+
+
+def test_a_leak_with_some_noise_does_not_flap() -> None:
+    for seed in range(5):
+        source = random.Random(seed)
+        found = predicted(gpu(value + source.gauss(0, 0.25) for value in noisy(650, 57.0, 0.4)))
+        assert [one.active for one in found] == [True, True], seed
 
 
 def test_values_that_come_every_second_are_thinned_out() -> None:
@@ -305,7 +322,16 @@ def test_entropy_that_falls_steadily_to_its_floor_is_an_info_while_the_reward_do
 def test_entropy_that_levels_off_or_is_constant_foretells_nothing() -> None:
     assert stepped({ENTROPY_NAME: [0.05 + 0.5 * math.exp(-i / 20) for i in range(200)]}) == []
     assert stepped({ENTROPY_NAME: [0.01] * 100}) == []
-    assert stepped({ENTROPY_NAME: rising(200, 0.05, 0.0, 0.02)}) == []
+    for seed in range(10):
+        assert stepped({ENTROPY_NAME: rising(200, 0.08, 0.0, 0.05, seed)}) == []
+
+
+def test_steps_that_come_twice_or_late_count_once() -> None:
+    forecast = StepForecast(ForecastConfig())
+    falling = list(enumerate(rising(50, 0.5, -0.01, 0.004), 1))
+    twice = [one for pair in zip(falling[::2], falling[1::2], strict=True) for one in (*pair, *pair)]
+    samples = [Sample("r", "b", "T", None, step, ENTROPY_NAME, value, 1.0, 1) for step, value in twice]
+    assert [finding.active for one in samples for finding in forecast.observe(one)] == [True]
 
 
 def test_healthy_real_runs_are_on_their_way_to_no_limit_also_where_answers_may_not_be_much_longer() -> None:

@@ -12,7 +12,6 @@ __all__ = ["Line", "blocks", "course", "fit", "steady"]
 
 BLOCKS = 8
 STEADY = (0.2, 3.0)  # a block's change, as a multiple of the mean change: a jump or a pause is outside
-MIN_R2 = 0.9
 SLOWING = 0.5  # the second half's slope as a share of the first's: a course that slows down more is about to end
 
 CAUTION = 0.7  # of how long a course that slows down is taken to last
@@ -76,7 +75,7 @@ def course(xs: Sequence[float], ys: Sequence[float]) -> Line | None:
 def steady(xs: Sequence[float], ys: Sequence[float]) -> Line | None:
     """The :func:`course` of what goes one way all the time: no jumps, no pauses, no teeth."""
     line = course(xs, ys)
-    if line is None or line.r2 < MIN_R2:
+    if line is None:
         return None
     y = blocks(ys)
     mean = (y[-1] - y[0]) / (BLOCKS - 1)

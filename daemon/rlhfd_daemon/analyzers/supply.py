@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import inf
 
-from rlhfd_daemon.analyzers.line import course, steady
+from rlhfd_daemon.analyzers.line import steady
 
 __all__ = ["Course", "Outlook"]
 
@@ -74,8 +74,7 @@ class Course:
         found = self._fall(whole, min_values) or self._fall(newest, min_values)
         if found is None or not min_seconds <= found.since_seconds or found.seconds > REACH * found.since_seconds:
             return None
-        line = course([time - now for time, _ in whole], [left for _, left in whole])
-        return found if line is None or line.slope > 0 or line.lasts >= found.seconds else None
+        return found
 
     def _fall(self, points: list[tuple[float, float]], min_values: int) -> Outlook | None:
         """The outlook from ``points``, the newest."""
