@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.rules import RuleAnalyzer
-from rlhfd_daemon.config_rules import RulesConfig
+from rlhfd_daemon.config_rules import RuleOverride, RulesConfig
 from rlhfd_daemon.rules import Argument, Clause, Rule, Signal
 from rlhfd_daemon.rules.rule import Aggregate, Fact, Reference
 from rlhfd_daemon.sample import Happening, Sample
@@ -370,12 +370,48 @@ def test_a_metric_that_never_comes_is_missing_too_and_its_coming_ends_that() -> 
 
 
 def test_what_has_not_come_is_named_as_not_checked() -> None:
-    pytest.importorskip("rlhfd_daemon.rules.absent")
     one = analyzer(rule(HIGH, Clause(Signal(metric="train/reward"), "<", 0.0)))
     feed(one, [0.9])
     (found,) = one.unchecked("r", "b")
     assert found.rule == "kl_high"
     assert found.reason.startswith("not checked: key train/reward absent")
+
+
+def test_a_rule_that_waits_for_an_event_does_not_complain_of_a_metric() -> None:
+    decided = [rule(id=name, metrics=(name,), analyzer="incidents") for name in ("heartbeat", "train/loss", KL)]
+    one = analyzer(*[msgspec.structs.replace(each, when=()) for each in decided])
+    feed(one, [0.9])
+    assert [found.rule for found in one.unchecked("r", "b")] == ["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact", "reason"),
+    [
+        ({"requires": ("critic",)}, False, "does not apply: it is for runs with a critic"),
+        ({"excludes": ("async",)}, True, "does not apply: it is for runs without asynchronous rollouts"),
+        (
+            {"strictly": ("critic",)}, None,
+            "not checked: whether this run has a critic is not known without its arguments",
+        ),
+        ({"strictly": ("critic",)}, False, "does not apply: it is for runs with a critic"),
+    ],
+)  # fmt: skip
+def test_why_a_rule_does_not_look_at_a_run_is_said_in_words(changes: Any, fact: bool | None, reason: str) -> None:
+    (name,) = next(iter(changes.values()))
+    one = analyzer(rule(**changes), facts={} if fact is None else {name: fact})
+    feed(one, [0.9])
+    assert [found.reason for found in one.unchecked("r", "b")] == [reason]
+
+
+def test_muted_rules_and_rules_for_other_runs_are_named_as_such() -> None:
+    rules = [rule(id="a"), rule(id="b"), rule(id="c", runs=("x*",)), rule(id="d")]
+    off = {"b": RuleOverride(enabled=False)}
+    one = analyzer(*rules, config=RulesConfig(mute=("a",), override=off))
+    assert [finding.rule for finding in feed(one, [0.9])] == ["d"]
+    assert [tuple(found) for found in one.unchecked("r", "b")] == [
+        ("a", "muted in the configuration"), ("b", "switched off in the configuration"),
+        ("c", "not meant for this run"),
+    ]  # fmt: skip
 
 
 VALUES = st.one_of(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from rlhfd_alerts.finding import Finding
-from rlhfd_daemon.analyzers.dispatch import Watch
-from rlhfd_daemon.analyzers.series import MAX_SERIES
+from rlhfd_daemon.analyzers.dispatch import MAX_SERIES, Watch
 from rlhfd_daemon.config_rules import RulesConfig
 from rlhfd_daemon.rules.missing import missed
 from rlhfd_daemon.rules.rule import Rule

@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from rlhfd_daemon.metrics import find
+from rlhfd_daemon.rules.absent import why
 from rlhfd_daemon.rules.plan import names_match
-from rlhfd_daemon.rules.rule import Argument, Rule
+from rlhfd_daemon.rules.rule import Argument, Fact, Rule
 from rlhfd_daemon.rules.watching import Run
 
 __all__ = ["Unchecked", "unchecked"]
+
+
+_WORDS: dict[Fact, str] = {
+    "critic": "a critic",
+    "reference_model": "a reference model",
+    "reward_model": "a reward model",
+    "inner_epochs": "several optimizer steps for each rollout",
+    "groups": "several answers for each prompt",
+    "length_cap": "a cap on the length of answers",
+    "async": "asynchronous rollouts",
+    "kl_in_loss": "the KL in the loss",
+    "supervised": "supervised training",
+}
 
 
 class Unchecked(NamedTuple):
@@ -31,32 +46,39 @@ def unchecked(run: Run, selected: Iterable[tuple[Rule, str]]) -> list[Unchecked]
 
 
 def _reason(run: Run, rule: Rule, names: set[str]) -> str:
+    return _context(run, rule) or _lacking(run, rule, names) or _unset(run, rule)
+
+
+def _context(run: Run, rule: Rule) -> str:
     get = run.facts.get
-    for fact in rule.requires:
+    for fact in (*rule.requires, *rule.strictly):
         if get(fact) is False:
-            return f"does not apply: the run is without {_plain(fact)}"
+            return f"does not apply: it is for runs with {_WORDS[fact]}"
     for fact in rule.excludes:
         if get(fact) is True:
-            return f"does not apply: the run is with {_plain(fact)}"
-    for fact in rule.strictly:
-        if get(fact) is not True:
-            known = "is without" if get(fact) is False else "is not known to be with"
-            return f"does not apply: the run {known} {_plain(fact)}"
-    read = [name for clause in rule.when for name in (clause.signal.metric, clause.signal.by) if name]
-    lacking = [name for name in dict.fromkeys(read) if not any(names_match(name, one) for one in names)]
-    if not rule.when and not any(names_match(name, one) for name in rule.metrics for one in names):
-        lacking = list(rule.metrics[:1])
-    if lacking:
-        return "not checked: " + "; ".join(_why(run, name) for name in lacking)
-    unset = [one.limit for one in rule.when if isinstance(one.limit, Argument) and run.argument(one.limit) is None]
-    return f"not checked: the run's --{unset[0].names[0]} is not known" if unset else ""
+            return f"does not apply: it is for runs without {_WORDS[fact]}"
+    unknown = [_WORDS[fact] for fact in rule.strictly if get(fact) is None]
+    return f"not checked: whether this run has {unknown[0]} is not known without its arguments" if unknown else ""
+
+
+def _lacking(run: Run, rule: Rule, names: set[str]) -> str:
+    def is_there(metric: str) -> bool:
+        return any(names_match(metric, name) for name in names)
+
+    if rule.when:
+        read = [name for clause in rule.when for name in (clause.signal.metric, clause.signal.by) if name]
+        lacking = [name for name in dict.fromkeys(read) if not is_there(name)]
+    else:  # decided by an analyzer, perhaps from events: then there is no metric to wait for
+        known = [name for name in rule.metrics if find(name) is not None]
+        lacking = known[:1] if not any(map(is_there, known)) else []
+    return f"not checked: {'; '.join(_why(run, name) for name in lacking)}" if lacking else ""
+
+
+def _unset(run: Run, rule: Rule) -> str:
+    limits = [clause.limit for clause in rule.when if isinstance(clause.limit, Argument)]
+    unset = [limit.names[0] for limit in limits if run.argument(limit) is None]
+    return f"not checked: the run's --{unset[0]} is not known" if unset else ""
 
 
 def _why(run: Run, metric: str) -> str:
-    from rlhfd_daemon.rules.absent import why
-
     return f"key {metric} absent{why(metric, run.facts)}"
-
-
-def _plain(fact: str) -> str:
-    return fact.replace("_", " ")
