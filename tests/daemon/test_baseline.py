@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhfd_daemon.analyzers.baseline import fit, middle
+from rlhfd_daemon.analyzers.baseline import fit, middle, rise
 
 WINDOW = 40
 
@@ -82,3 +82,9 @@ def test_the_line_follows_a_change_of_unit(values: list[float], factor: float, s
 
 def test_the_middle_of_an_even_count_is_the_upper_one() -> None:
     assert [middle([5.0]), middle([2.0, 1.0]), middle([3.0, 1.0, 2.0]), middle([4.0, 1.0, 3.0, 2.0])] == [5, 2, 2, 3]
+
+
+def test_a_rise_is_that_of_the_second_half_over_the_first() -> None:
+    assert rise([1.0, 1.0, 1.0, 4.0, 4.0, 99.0]) == 3.0
+    assert rise([2.0, 2.0, 2.0, 2.0]) == 0.0
+    assert rise([5.0, 3.0]) == -2.0
