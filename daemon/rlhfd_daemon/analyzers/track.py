@@ -22,6 +22,7 @@ SUSPECT = 3.0  # a sum above which values do not enter the window
 ABSORBED = 24  # suspect values after which a change too small to matter is the new course
 ACCEPTED = 50  # values after which a change that was alerted is the new course
 LOOK_EVERY = 4
+NOISE_SIGMAS = 6.0  # wide is the noise of a series that stays where it is
 CREEP, CREEP_SIGMAS, MAX_CREEP_PATIENCE = 2, 4.0, 2.0  # lines ago; how far from that course; others wait longer
 CALM, CALM_SIGMAS = 5, 2.0
 SPIKE_SIGMAS, SPIKE_FACTOR, SPIKES, SPIKES_WITHIN = 5.0, 5.0, 3, 30
@@ -130,8 +131,12 @@ class Track:
         recent = middle([*self._values[-5:], *self._suspects[-5:]][-5:])
         expected = then.level + (then.slope * ahead if (then.slope > 0) == is_up else 0.0)
         sigmas = (recent - expected) / then.scale
-        covered = max(self._covered.width(), 1e-300)
-        return Drift(sigmas if is_up else -sigmas, self._scale.back(recent), self._scale.back(expected), covered)
+        recent, expected = self._scale.back(recent), self._scale.back(expected)
+        return Drift(sigmas if is_up else -sigmas, recent, expected, self._width())
+
+    def _width(self) -> float:
+        """The range of the levels so far, or that of the noise where it is wider."""
+        return max(self._covered.width(), NOISE_SIGMAS * self._line.scale)
 
     def _learn(self, value: float) -> None:
         self._values.append(value)
@@ -174,7 +179,7 @@ class Track:
             move = then.slope * ahead if (then.slope > 0) == is_up else 0.0
             off = (self._scale.forth(recent) - then.level - move) / then.scale
             expected = self._scale.back(then.level + move)
-            matters = self._profile.matters(is_up, recent, expected, self._covered.width())
+            matters = self._profile.matters(is_up, recent, expected, self._width())
             if matters and (off if is_up else -off) > CREEP_SIGMAS:
                 self._line = Line(then.level + move, 0.0, then.scale)
                 self._lines.clear()
@@ -194,8 +199,7 @@ class Track:
             self._lines.clear()
             line = fit(self._values.tolist())
         if self._profile.measure == "range":
-            for y in (self._values[-1], line.level):
-                self._covered.add(self._scale.back(y))
+            self._covered.add(self._scale.back(line.level))
         scale = max(line.scale * (1 + FEW / len(self._values)), self._scale.least(line.level))
         if self._covered.width() > ABSURD * scale:
             self._covered.anew(map(self._scale.back, self._values))
@@ -261,7 +265,7 @@ class Track:
         is_up = self._up > limit
         recent, expected = self._recent(), self._expected(is_up)
         certainty = (self._up if is_up else self._down) / limit
-        if not self._profile.matters(is_up, recent, expected, self._covered.width(), certainty):
+        if not self._profile.matters(is_up, recent, expected, self._width(), certainty):
             self._up, self._down = min(self._up, CERTAIN * limit), min(self._down, CERTAIN * limit)
             return None
         since = self._seen - (self._up_from if is_up else self._down_from)
