@@ -83,7 +83,8 @@ def test_a_child_is_listed_with_its_files_until_it_is_gone() -> None:
     child = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
     try:
         assert {os.getpid(), child.pid} <= set(procfs.pids())
-        assert procfs.open_files(child.pid) == psutil.Process(child.pid).num_fds() == 3
+        # While it starts, its loader has libraries open now and then.
+        wait_for(lambda: procfs.open_files(child.pid) == psutil.Process(child.pid).num_fds() == 3)
         assert procfs.open_files_limit(child.pid) == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     finally:
         child.kill()
