@@ -12,6 +12,7 @@ from rlhfd_alerts.canonical import spell
 from rlhfd_alerts.finding import Severity
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.analyzers import build
+from rlhfd_daemon.analyzers.trends import Trends
 from rlhfd_daemon.config import AnalyzersConfig
 from rlhfd_daemon.derive import derived_names
 from rlhfd_daemon.errors import DaemonError, TraceError
@@ -52,9 +53,16 @@ class Check:
     """One log, checked once. ``has_times`` is false where the log does not say when; then its steps are the seconds."""
 
     def __init__(
-        self, path: Path, analyzers: AnalyzersConfig, damaged: Callable[[Damaged], None] = lambda _damaged: None
+        self,
+        path: Path,
+        analyzers: AnalyzersConfig,
+        damaged: Callable[[Damaged], None] = lambda _damaged: None,
+        trends: Trends | None = None,
     ) -> None:
-        """:raises TraceError: no log that can be read is at ``path``."""
+        """``trends`` get all samples, too.
+
+        :raises TraceError: no log that can be read is at ``path``.
+        """
         self.trace = find(path)
         self.coverage = Coverage()
         self.damages = 0
@@ -62,7 +70,9 @@ class Check:
         self.naming = Naming()
         self._damaged = damaged
         self._worst: Severity | None = None
-        self._pipeline = Pipeline(build(analyzers), Lifecycle(), (self.coverage,))
+        self._trends = trends
+        sinks = (self.coverage,) if trends is None else (self.coverage, trends)
+        self._pipeline = Pipeline(build(analyzers), Lifecycle(), sinks)
 
     @property
     def exit_code(self) -> int:
@@ -95,6 +105,8 @@ class Check:
         feed = Feed(self._pipeline, self.naming, run=trace.path.name or "check")
         for row in trace.rows(self._count):
             self.has_times = self.has_times or row.time is not None
+            if self._trends is not None:
+                self._trends.epoch = row.epoch
             yield feed.take(row)
 
     def _of_frames(self, trace: FrameTrace) -> Iterator[list[Transition]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -24,6 +24,7 @@ MAX_DAMAGES_SHOWN = 5
 PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A log file, or a folder that holds one log.")]
 ConfigOption = Annotated[Optional[Path], typer.Option("--config", "-c", help="The daemon's configuration file.")]  # noqa: UP045 - typer reads the annotation at run time
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line for each alert.")]
+TrendsOption = Annotated[bool, typer.Option("--trends", help="Also how each metric went, by epoch or 100 steps.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A damaged place is bad input (exit code 3).")]
 
 
@@ -42,7 +43,11 @@ class CheckCommand(TyperCommand):
 
 
 def check_command(
-    path: PathArgument, config: ConfigOption = None, json: JsonOption = False, strict: StrictOption = False
+    path: PathArgument,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    strict: StrictOption = False,
+    trends: TrendsOption = False,
 ) -> None:
     """Run the analyzers over a finished or running log: rlhfd's frame log, JSON lines, TensorBoard events, CSV,
     trainer_state.json, a wandb offline run or a verl console log, also gzipped, with the names of OpenRLHF, TRL or
@@ -51,28 +56,38 @@ def check_command(
 
     with one_line_errors():
         try:
-            code = _checked(path, read_config(config)[0].analyzers, json, _shown(strict))
+            code = _checked(path, read_config(config)[0].analyzers, json, _shown(strict), trends)
         except DaemonError as error:
             raise TraceError(str(error)) from error
         raise typer.Exit(code)
 
 
-def _checked(path: Path, analyzers: Any, as_json: bool, damaged: Callable[[Damaged], None]) -> int:
+def _checked(path: Path, analyzers: Any, as_json: bool, damaged: Callable[[Damaged], None], with_trends: bool) -> int:
+    from rlhfd_daemon import trends_report
+    from rlhfd_daemon.analyzers.trends import Trends
     from rlhfd_daemon.check import Check, alert_of
     from rlhfd_daemon.check_report import Report
 
-    check = Check(path, analyzers, damaged)
+    trends = Trends()
+    check = Check(path, analyzers, damaged, trends if with_trends else None)
     console = Console(highlight=False, soft_wrap=True)
     report = Report(console.width)
     for transition in check.transitions():
         if as_json:
-            typer.echo(jsonlib.dumps(alert_of(transition, check.has_times), ensure_ascii=False, allow_nan=False))
+            _echo(alert_of(transition, check.has_times))
         else:
             report.add(transition)
-    if not as_json:
-        for line in report.lines(check):
+    if as_json:
+        for one in trends_report.objects(trends):
+            _echo(one)
+    else:
+        for line in (*trends_report.lines(trends), *report.lines(check)):
             console.print(line)
     return check.exit_code
+
+
+def _echo(one: Mapping[str, object]) -> None:
+    typer.echo(jsonlib.dumps(one, ensure_ascii=False, allow_nan=False))
 
 
 def _shown(strict: bool) -> Callable[[Damaged], None]:

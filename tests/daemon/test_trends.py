@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import statistics
@@ -9,13 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from itertools import pairwise
 from operator import add
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from rlhfd_daemon import trends_report
 from rlhfd_daemon.analyzers.moments import Axis, Direction, Moments
 from rlhfd_daemon.analyzers.trends import MAX_WINDOWS, WHOLE, Trend, Trends
+from rlhfd_daemon.cli import app
 from rlhfd_daemon.frame import VERSION, Frame
 from rlhfd_daemon.sample import Sample
 
@@ -48,7 +53,7 @@ def test_moments_are_what_the_statistics_module_says(values: list[float]) -> Non
     spread = max(values) - min(values) + 1e-6
     assert (found.count, found.low, found.high) == (len(values), min(values), max(values))
     assert found.mean == pytest.approx(statistics.fmean(values), abs=1e-9 * 1e6)
-    assert found.std == pytest.approx(statistics.pstdev(values), abs=1e-6 * spread)
+    assert found.std == pytest.approx(statistics.pstdev(values), abs=1e-6 * spread + 1e-9)
     assert found.slope == pytest.approx(statistics.linear_regression(steps, values).slope, abs=1e-6 * spread)
 
 
@@ -60,8 +65,17 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(values: list[float], cuts
     tolerance = 1e-6 * (max(values) - min(values) + 1e-6) ** 2 * len(values) ** 2
     for name in ("count", "first_step", "last_step", "first", "last", "low", "high"):
         assert getattr(summed, name) == getattr(whole, name)
-    for name in ("mean_step", "xx", "xy", "yy", "dxx", "dxy", "dyy"):
+    for name in ("mean_step", "xx", "xy", "yy", "rises", "echoes", "first_rise", "last_rise"):
         assert getattr(summed, name) == pytest.approx(getattr(whole, name), rel=1e-9, abs=tolerance), name
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
+def test_a_curve_is_found_though_it_is_no_line(noise: float) -> None:
+    curves = [
+        [6 * math.exp(-i / 20) + noise * value for i, value in enumerate(autoregressive(100, 0.2, seed))]
+        for seed in range(100)
+    ]
+    assert [moments(values).direction for values in curves].count("decreasing") >= 95
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.5, 0.9])
@@ -71,7 +85,7 @@ def test_noise_without_a_trend_is_stable_also_where_neighbours_are_alike(alike: 
 
 
 def test_small_trends_are_found_where_there_is_enough_of_them() -> None:
-    for slope, direction in zip((0.05, -0.05), DIRECTIONS, strict=False):
+    for slope, direction in zip((0.07, -0.07), DIRECTIONS, strict=False):
         found = [moments(autoregressive(100, 0.3, seed, slope)).direction for seed in range(100)]
         assert found.count(direction) >= 95
 
@@ -84,6 +98,8 @@ def test_small_trends_are_found_where_there_is_enough_of_them() -> None:
         ([-1e-9 * i for i in range(50)], "decreasing"),
         ([1.0, 2.0, 3.0], "stable"),  # too few to say
         ([1e300, -1e300] * 20, "stable"),
+        ([math.exp(-i / 20) for i in range(100)], "decreasing"),  # no line, but down all the way
+        ([0.0] * 25 + [1.0] * 25, "stable"),  # one step up
     ],
 )
 def test_directions_of_plain_series(values: list[float], direction: str) -> None:
@@ -220,3 +236,64 @@ def test_every_finite_value_is_counted_once_whatever_the_steps(
         assert sum(one.count for one in windows) == len(finite)
         if finite:
             assert min(one.min for one in windows) == min(finite)
+
+
+def checked(path: Path, *options: str) -> list[str]:
+    result = CliRunner().invoke(app, ["check", str(path), *options])
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def log_of(folder: Path, count: int, epochs: int | None = None) -> Path:
+    rows = [
+        {"step": step, "train/kl": 0.1 + step / 1000, **({} if epochs is None else {"epoch": step * epochs / count})}
+        for step in range(1, count + 1)
+    ]
+    path = folder / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rlhfd_check_prints_the_trends_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = log_of(tmp_path, 120)
+    assert len(checked(path)) == 1
+    lines = checked(path, "--trends")
+    assert lines[0].split() == ["mean", "std", "min", "max", "per", "step"]
+    assert lines[1].split() == [
+        "train/kl",
+        "steps",
+        "1-100",
+        "0.1505",
+        "0.02887",
+        "0.101",
+        "0.2",
+        "0.001",
+        "↗",
+        "increasing",
+    ]
+    assert lines[3].split()[:2] == ["whole", "run"]
+    assert lines[-1].startswith("120 steps of 1 metrics")
+
+
+def test_rlhfd_check_gives_each_trend_as_an_object_after_the_alerts(tmp_path: Path) -> None:
+    path = log_of(tmp_path, 60, epochs=2)
+    assert checked(path, "--json") == []
+    objects = [json.loads(line) for line in checked(path, "--trends", "--json")]
+    assert [one["window"] for one in objects] == ["epoch 1", "epoch 2", WHOLE]
+    assert objects[0] == {
+        "kind": "trend", "run": "log.jsonl", "metric": "train/kl", "role": "PPOTrainer", "rank": 0, "window": "epoch 1",
+        "first_step": 1, "last_step": 30, "count": 30, "mean": pytest.approx(0.1155),
+        "std": pytest.approx(0.008655, 1e-3), "min": 0.101, "max": 0.13, "slope": pytest.approx(0.001),
+        "direction": "increasing",
+    }  # fmt: skip
+
+
+def test_the_table_shows_the_newest_windows_and_whose_a_metric_is_where_there_are_several() -> None:
+    trends = trained(range(1, 801), lambda step: 1.0)
+    table = [line.plain for line in trends_report.lines(trends)]
+    assert [line.split()[-8] for line in table[1:4]] == ["501-600", "601-700", "701-800"]
+    take(trends, frame(1, {"train/\x1b[31m": 2.0}, role="Critic"))
+    table = [line.plain for line in trends_report.lines(trends)]
+    assert table[1].startswith("train/kl (PPOTrainer)")
+    assert table[-2].startswith("train/ [31m (Critic)")
+    assert list(trends_report.lines(Trends())) == []

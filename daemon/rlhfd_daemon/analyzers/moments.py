@@ -13,14 +13,13 @@ __all__ = ["Axis", "Direction", "Moments"]
 Direction = Literal["increasing", "decreasing", "stable"]
 SIGNIFICANT = 3.3  # standard errors: one in a thousand by chance
 LEAST = 8  # values
-LEAST_INDEPENDENT = 4.0
-MAX_CORRELATION = 0.98
+MAX_ALIKE = 0.98
 
 
 class Axis:
     """The steps at which values came. Metrics that come together share one."""
 
-    __slots__ = ("dx", "dxx", "high", "low", "mean", "steps", "x", "xx")
+    __slots__ = ("high", "low", "mean", "steps", "x", "xx")
 
     def __init__(self, steps: Sequence[int]) -> None:
         self.steps = steps
@@ -28,14 +27,13 @@ class Axis:
         self.mean = sum(steps) / max(1, len(steps))
         self.x = [step - self.mean for step in steps]
         self.xx = sum(map(mul, self.x, self.x))
-        self.dx = list(map(sub, steps[1:], steps))
-        self.dxx = float(sum(map(mul, self.dx, self.dx)))
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """``xx``, ``xy`` and ``yy`` are sums of products of deviations from the means of step (x) and value (y); ``dxx``,
-    ``dxy`` and ``dyy`` the same of the differences from one value to the next, which tell how alike neighbours are."""
+    """``xx``, ``xy`` and ``yy`` are sums of products of deviations from the means of step (x) and value (y). ``rises``
+    is the sum of the squared changes from one value to the next, ``echoes`` of the products of each with the one before
+    it; ``first_rise`` and ``last_rise`` are the changes at either end."""
 
     count: int
     first_step: int
@@ -49,9 +47,10 @@ class Moments:
     xx: float
     xy: float
     yy: float
-    dxx: float
-    dxy: float
-    dyy: float
+    rises: float
+    echoes: float
+    first_rise: float
+    last_rise: float
 
     @staticmethod
     def of(axis: Axis, values: Sequence[float]) -> Moments | None:
@@ -64,7 +63,7 @@ class Moments:
         if not count:
             return None
         mean = sum(values) / count
-        y, dy = [value - mean for value in values], list(map(sub, values[1:], values))
+        y, rises = [value - mean for value in values], list(map(sub, values[1:], values))
         return Moments(
             count=count,
             first_step=axis.low,
@@ -78,9 +77,10 @@ class Moments:
             xx=axis.xx,
             xy=sum(map(mul, axis.x, y)),
             yy=sum(map(mul, y, y)),
-            dxx=axis.dxx,
-            dxy=sum(map(mul, axis.dx, dy)),
-            dyy=sum(map(mul, dy, dy)),
+            rises=float(sum(map(mul, rises, rises))),
+            echoes=float(sum(map(mul, rises[1:], rises))),
+            first_rise=rises[0] if rises else 0.0,
+            last_rise=rises[-1] if rises else 0.0,
         )
 
     def __add__(self, later: Moments) -> Moments:
@@ -88,7 +88,7 @@ class Moments:
         count = self.count + later.count
         dx, dy = later.mean_step - self.mean_step, later.mean - self.mean
         weight = self.count * later.count / count
-        gap_x, gap_y = later.first_step - self.last_step, later.first - self.last
+        gap = later.first - self.last
         return Moments(
             count=count,
             first_step=min(self.first_step, later.first_step),
@@ -102,9 +102,10 @@ class Moments:
             xx=self.xx + later.xx + dx * dx * weight,
             xy=self.xy + later.xy + dx * dy * weight,
             yy=self.yy + later.yy + dy * dy * weight,
-            dxx=self.dxx + later.dxx + gap_x * gap_x,
-            dxy=self.dxy + later.dxy + gap_x * gap_y,
-            dyy=self.dyy + later.dyy + gap_y * gap_y,
+            rises=self.rises + later.rises + gap * gap,
+            echoes=self.echoes + later.echoes + self.last_rise * gap + gap * later.first_rise,
+            first_rise=self.first_rise if self.count > 1 else gap,
+            last_rise=later.last_rise if later.count > 1 else gap,
         )
 
     @property
@@ -119,19 +120,23 @@ class Moments:
 
     @property
     def direction(self) -> Direction:
-        """Whether the slope is more than chance. Neighbours that are alike make a line of noise look sure of itself:
-        the standard error grows with the correlation of the residuals from one value to the next (Bartlett 1946)."""
-        slope = self.slope
-        rest = self.yy - slope * self.xy
-        if self.count < LEAST or slope == 0 or not isfinite(slope) or not isfinite(self.yy):
+        """Whether the slope is more than chance.
+
+        How large the noise is and how alike its neighbours are (which makes a line through it look sure of itself)
+        is read off the changes from one value to the next, since a curve that is smooth does not show in them: for
+        noise that keeps the share r of each value, their variance is 2(1-r) times its own, and the correlation of
+        each change with the next is (r-1)/2. The share is taken one standard error too high.
+        """
+        slope, count = self.slope, self.count
+        if count < LEAST or slope == 0 or not isfinite(slope) or not isfinite(self.rises + self.yy):
             return "stable"
         sign: Direction = "increasing" if slope > 0 else "decreasing"
-        if rest <= 1e-12 * self.yy:
-            return sign
-        jumps = self.dyy - 2 * slope * self.dxy + slope * slope * self.dxx
-        alike = min(max(0.0, 1 - jumps / (2 * rest)), MAX_CORRELATION)
-        inflation = (1 + alike) / (1 - alike)
-        if self.count / inflation < LEAST_INDEPENDENT:
-            return "stable"
-        error = sqrt(rest / (self.count - 2) / self.xx * inflation)
+        whole = self.last - self.first
+        if whole * slope > 0 and abs(whole) > SIGNIFICANT * sqrt(self.rises):
+            return sign  # further than a random walk of such changes gets, as on a curve almost without noise
+        drift = whole / (count - 1)
+        variance = self.rises / (count - 1) - drift * drift
+        echo = (self.echoes / (count - 2) - drift * drift) / variance if variance > 0 else 0.0
+        alike = min(max(0.0, 1 + 2 * echo + 2 / sqrt(count)), MAX_ALIKE)
+        error = sqrt(max(0.0, variance) / (2 * (1 - alike)) / self.xx * (1 + alike) / (1 - alike))
         return sign if abs(slope) > SIGNIFICANT * error else "stable"

@@ -22,18 +22,20 @@ STEP_KEYS = (
 WEAK_STEP_KEYS = ("_step", "iteration", "iter")
 TIME_KEYS = ("time", "timestamp", "_timestamp", "wall_time", "wall time", "created_at", "datetime", "date", "ts")
 # Counters of progress; as metrics they would say nothing.
-PROGRESS = frozenset({*STEP_KEYS, *WEAK_STEP_KEYS, *TIME_KEYS, "epoch", "train/epoch", "eval/epoch", "training/epoch"})
+EPOCH_KEYS = ("epoch", "train/epoch", "eval/epoch", "training/epoch")
+PROGRESS = frozenset({*STEP_KEYS, *WEAK_STEP_KEYS, *TIME_KEYS, *EPOCH_KEYS})
 NOT_FINITE = frozenset({"nan", "inf", "-inf", "infinity", "-infinity", "+infinity", "+inf"})
 
 
 @dataclass(frozen=True)
 class Row:
-    """The ``metrics`` of one step, by the log's own names. ``step`` and ``time`` (Unix seconds) are ``None`` where the
-    log has none."""
+    """The ``metrics`` of one step, by the log's own names. ``step``, ``time`` (Unix seconds) and ``epoch`` are ``None``
+    where the log has none."""
 
     step: int | None
     time: float | None
     metrics: Mapping[str, float]
+    epoch: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class RowMaker:
         }
         if not metrics:
             return None
-        return Row(self._step(by_name), _first(by_name, TIME_KEYS, seconds), metrics)
+        epoch = _first(by_name, EPOCH_KEYS, number)
+        return Row(self._step(by_name), _first(by_name, TIME_KEYS, seconds), metrics, epoch)
 
     def _step(self, values: Mapping[str, object]) -> int | None:
         found = _first(values, STEP_KEYS, _whole)
