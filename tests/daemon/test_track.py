@@ -183,6 +183,17 @@ def test_a_change_to_the_other_side_takes_the_place_of_the_first(profile: Profil
     assert 60 + after < found[-1][0] < 60 + after + SOON
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_step_within_a_steady_rise_is_told_from_it(seed: int) -> None:
+    source = random.Random(seed)
+    values = [0.03 * at + (6.0 if at >= 100 else 0.0) + source.gauss(0, 0.05) for at in range(115)]
+    found = changes(values, RANGE)
+    assert begun(found) == [("level_change", "up")]
+    index, change = found[0]
+    assert 98 <= index - change.since <= 100
+    assert change.expected == pytest.approx(0.03 * index, rel=0.15)
+
+
 @pytest.mark.parametrize("profile", [LOG, RATIO], ids=["log", "ratio"])
 def test_values_that_scatter_far_more_are_a_change_of_spread_not_of_level(profile: Profile) -> None:
     """Not always found: a scatter that the window takes in before it is certain is the usual one from then on."""
