@@ -222,6 +222,14 @@ def test_a_gap_or_a_clock_set_back_begins_anew() -> None:
         assert predicted(polled(name, leak, start=start), forecast) == []
 
 
+def test_another_size_is_another_supply() -> None:
+    free = [value * GIB for value in noisy(75, 25.0, -1.5, 0.0)]
+    before, after = list(polled("disk/root/free_bytes", free))[:65], list(polled("disk/root/free_bytes", free))[65:]
+    size, larger = (list(polled("disk/root/total_bytes", [gib * GIB])) for gib in (100, 101))
+    assert len(predicted([*size, *before, *size, *after])) == 1
+    assert predicted([*size, *before, *larger, *after]) == []
+
+
 def test_a_supply_without_a_size_or_with_values_that_are_no_numbers_is_no_supply() -> None:
     leak = [v * GIB for v in noisy(100, 70.0, 1.5)]
     assert predicted(polled("gpu/0/memory_used_bytes", leak)) == []
