@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -50,7 +51,7 @@ class Profile(NamedTuple):
             return shift >= needed
         if self.measure == "range":
             return shift >= needed * covered
-        needed **= 1 - self.forgiven * min(certainty - 1, 2.0) / 2
+        needed = math.pow(needed, 1 - self.forgiven * min(certainty - 1, 2.0) / 2)
         return abs(recent) >= needed * abs(expected) if is_up else abs(recent) * needed <= abs(expected)
 
 

@@ -46,8 +46,7 @@ class Track:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._seen = 0
-        self._kind = ""
+        self._seen, self._kind = 0, ""
         self._spikes: list[int] = []
         self._scale, self._covered = Scale(profile), Covered()
         self._begin([])
@@ -96,6 +95,7 @@ class Track:
         down = self._down - z - ALLOWANCE
         self._up = up = up if up > 0 else 0.0
         self._down = down = down if down > 0 else 0.0
+        self._low_edge, self._high_edge = NOWHERE
         if up < SUSPECT and down < SUSPECT and not self._kind and off < SPIKE_SIGMAS:
             if suspects:
                 self._values.extend(suspects)
@@ -106,10 +106,7 @@ class Track:
                 return self._refit()
             if up == 0 and down == 0:
                 self._rest()
-            else:
-                self._low_edge, self._high_edge = NOWHERE
             return None
-        self._low_edge, self._high_edge = NOWHERE
         return self._suspect(value, y, off, z)
 
     def _rest(self) -> None:
@@ -152,10 +149,9 @@ class Track:
         self._lines.append(self._line)
         self._line = self._prolonged() or self._laid()
         found = self._crept() if len(self._lines) >= CREEP and self._profile.patience <= MAX_CREEP_PATIENCE else None
+        self._low_edge, self._high_edge = NOWHERE
         if found is None and self._up == 0 and self._down == 0:
             self._rest()
-        else:
-            self._low_edge, self._high_edge = NOWHERE
         return found
 
     def _prolonged(self) -> Line | None:
