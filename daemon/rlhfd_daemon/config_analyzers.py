@@ -47,7 +47,9 @@ class AbsenceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     frozen_steps: Annotated[int, Meta(ge=5)] = 20
     frozen_history: Annotated[int, Meta(ge=10)] = 30
     checkpoint_intervals: _Count = 2
-    ignore: tuple[str, ...] = ("rlhfd/*", "phase/*", "eval/*", "vllm/*", "ray/*", "host/*", "gpu/*", "process/*")
+    ignore: tuple[str, ...] = (
+        "rlhfd/*", "phase/*", "eval/*", "vllm/*", "ray/*", "host/*", "gpu/*", "disk/*", "process/*", "cgroup/*",
+    )  # fmt: skip
     constant: tuple[str, ...] = (
         "*_lr", "*/lr", "lr", "*learning_rate*", "*_coef", "*coefficient*", "*_total", "*_count", "*_limit*",
         "*capacity*", "*epoch*",
