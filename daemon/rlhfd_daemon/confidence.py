@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from rlhfd_alerts.finding import Finding, Severity
 
-__all__ = ["confidence"]
+__all__ = ["Witness", "confidence", "witness"]
 
 _WEIGHTS = {Severity.INFO: 0.2, Severity.WARNING: 0.7, Severity.CRITICAL: 0.9}
 _HALF_WAY = 5.0  # spreads from the usual at which a value has half of what distance can give
@@ -17,17 +18,28 @@ _MIN_BEFORE = 4
 _MAD = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
 
 
-def confidence(findings: Iterable[Finding]) -> float:
-    """0 to 1, in hundredths: 1 - product of (1 - c / 2^k) over the metrics.
+class Witness(NamedTuple):
+    """How strongly one finding speaks, 0 to 1."""
 
-    c is the metric's strongest finding: its severity's weight (0.2, 0.7, 0.9) times (1 + reach) / 2; see
-    :func:`reach`. k numbers the metrics of one family, the strongest is 0: they are no independent witnesses.
+    family: str
+    metric: str
+    strength: float
+
+
+def witness(finding: Finding) -> Witness:
+    """Its severity's weight (0.2, 0.7, 0.9) times (1 + reach) / 2; see :func:`reach`."""
+    return Witness(finding.family, finding.metric, _WEIGHTS[finding.severity] * (1 + reach(finding)) / 2)
+
+
+def confidence(witnesses: Iterable[Witness]) -> float:
+    """0 to 1, in hundredths: 1 - product of (1 - s / 2^k) over the metrics.
+
+    s is the strength of the metric's strongest witness; k numbers the metrics of one family, the strongest is 0: they
+    are not independent of each other.
     """
     strongest: dict[tuple[str, str], float] = {}
-    for finding in findings:
-        key = (finding.family, finding.metric)
-        strength = _WEIGHTS[finding.severity] * (1 + reach(finding)) / 2
-        strongest[key] = max(strongest.get(key, 0.0), strength)
+    for family, metric, strength in witnesses:
+        strongest[family, metric] = max(strongest.get((family, metric), 0.0), strength)
     families: dict[str, list[float]] = {}
     for (family, _), strength in strongest.items():
         families.setdefault(family, []).append(strength)

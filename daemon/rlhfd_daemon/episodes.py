@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from rlhfd_alerts.alert import Alert, AlertState, Episode, News, Place, Transition, episode_id
 from rlhfd_alerts.finding import Finding, Severity
-from rlhfd_daemon.confidence import confidence
+from rlhfd_daemon.confidence import Witness, confidence, witness
 from rlhfd_daemon.kinship import Explains, Moment, Outline, Tie, causal_order, is_grave, onset, rank, tie
 
 __all__ = ["Episodes"]
@@ -33,6 +33,7 @@ class _Known:
     firing: dict[str, tuple[Finding, Place]] = field(default_factory=dict)
     grave: int = 0  # of those firing
     members: dict[str, Alert] = field(default_factory=dict)
+    witnesses: dict[str, Witness] = field(default_factory=dict)  # of the members
 
     @property
     def told(self) -> Severity | None:
@@ -197,8 +198,10 @@ class Episodes:
 
     def _remember(self, known: _Known, alert: Alert) -> None:
         known.members[alert.fingerprint] = alert
+        known.witnesses[alert.fingerprint] = witness(alert.finding)
         if len(known.members) > MAX_MEMBERS:
-            del known.members[max(known.members, key=lambda one: _importance(known.members[one]))]
+            least = max(known.members, key=lambda one: _importance(known.members[one]))
+            del known.members[least], known.witnesses[least]
 
     def _snapshot(self, known: _Known) -> Episode:
         outline, members = known.outline, known.members
@@ -215,7 +218,7 @@ class Episodes:
             members=causal_order(members.values(), self._explains),
             more=len(known.firing) - len(known.firing.keys() & members.keys()),
             firing=len(known.firing),
-            confidence=confidence(member.finding for member in members.values()),
+            confidence=confidence(known.witnesses.values()),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_alerts.testing import example_finding
-from rlhfd_daemon.confidence import confidence, reach
+from rlhfd_daemon.confidence import confidence, reach, witness
 
 USUAL = tuple((step, 1.0 + 0.01 * (-1) ** step) for step in range(1, 9))
 
@@ -19,6 +20,10 @@ USUAL = tuple((step, 1.0 + 0.01 * (-1) ** step) for step in range(1, 9))
 def found(value: float | None = 2.0, **changes: Any) -> Finding:
     given = {"onset_step": 9, "baseline": 1.0, "evidence": (*USUAL, (9, value or 0.0)), "value": value}
     return example_finding(**{**given, **changes})
+
+
+def sure_of(findings: Iterable[Finding]) -> float:
+    return confidence(map(witness, findings))
 
 
 @pytest.mark.parametrize(
@@ -40,22 +45,22 @@ def test_reach_is_the_distance_in_spreads(finding: Finding, expected: float) -> 
 
 
 def test_one_is_less_sure_than_two_and_two_families_are_surer_than_two_metrics_of_one() -> None:
-    alone = confidence([found()])
-    same_family = confidence([found(), found(metric="b")])
-    two_families = confidence([found(), found(metric="b", family="other")])
+    alone = sure_of([found()])
+    same_family = sure_of([found(), found(metric="b")])
+    two_families = sure_of([found(), found(metric="b", family="other")])
     assert 0 < alone < same_family < two_families < 1
 
 
 def test_ranks_of_one_metric_are_one_witness() -> None:
     ranks = [found(labels=(("rank", str(rank)),)) for rank in range(8)]
-    assert confidence(ranks) == confidence(ranks[:1])
+    assert sure_of(ranks) == sure_of(ranks[:1])
 
 
 def test_severity_counts() -> None:
-    by_severity = [confidence([found(severity=severity)]) for severity in Severity]
+    by_severity = [sure_of([found(severity=severity)]) for severity in Severity]
     assert by_severity == sorted(set(by_severity))
-    assert confidence([]) == 0.0
-    assert confidence([found(math.nan, severity=Severity.CRITICAL)]) == 0.9
+    assert sure_of([]) == 0.0
+    assert sure_of([found(math.nan, severity=Severity.CRITICAL)]) == 0.9
 
 
 @given(
@@ -74,7 +79,7 @@ def test_severity_counts() -> None:
     st.randoms(),
 )
 def test_it_is_a_share_whatever_the_numbers_and_their_order(findings: list[Finding], source: Any) -> None:
-    sure = confidence(findings)
+    sure = sure_of(findings)
     assert 0 <= sure <= 1
     source.shuffle(findings)
-    assert confidence(findings) == sure
+    assert sure_of(findings) == sure

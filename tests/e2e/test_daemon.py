@@ -207,7 +207,7 @@ def test_an_episode_goes_on_after_kill_9_and_is_told_twice_in_all(
     opened = verified(hook.wait())["data"]
     daemon.kill()
     daemon.start()
-    emitter.emit(62, {"train/loss": math.nan, "train/kl": math.nan})
+    emitter.emit(65, {"train/loss": math.nan, "train/kl": math.nan})
     wait_for(lambda: len(daemon.status()["alerts"]) == 2)
     (episode,) = daemon.status()["episodes"]
     assert (episode["id"], episode["metric"], episode["onset_step"]) == (opened["episode"]["id"], "train/loss", 61)
@@ -215,12 +215,12 @@ def test_an_episode_goes_on_after_kill_9_and_is_told_twice_in_all(
     assert {alert["episode"] for alert in daemon.status()["alerts"]} == {episode["id"]}
     daemon.kill()
     daemon.start()
-    for step in range(63, 69):
+    for step in range(66, 72):
         emitter.emit(step, {"train/loss": 1.0, "train/kl": 0.1})
     over = verified(hook.wait(2))["data"]
     assert (over["state"], over["rule"], over["episode"]["id"]) == ("resolved", "non_finite", episode["id"])
     assert [(one["metric"], one["onset_step"], one["ended_step"]) for one in over["episode"]["members"]] == [
-        ("train/loss", 61, 67), ("train/kl", 62, 67),
+        ("train/loss", 61, 70), ("train/kl", 65, 70),
     ]  # fmt: skip
     wait_for(lambda: not daemon.status()["episodes"])
     emitter.close()

@@ -12,9 +12,9 @@ JONES = "Jones 2021, Debugging RL, Without the Agonizing Pain: within ±10, idea
 ROWS = (
     row(
         "advantage_zero", "All advantages are 0", "advantage", WARNING,
-        zeros("rlhfd/advantage/abs_mean", 3, 1e-6), hold=(2, 3), after=3,
+        zeros("rlhfd/advantage/abs_mean", 25, 1e-6), after=25,
         explains=("gradient_zero", "clip_never", "kl_exactly_zero"),
-        summary="the advantages have been 0: nothing is learnt",
+        summary="the advantages have been 0 for 25 steps: nothing is learnt",
         remedy="All samples of each prompt get the same reward: look at the reward, and use "
         "--algo.dynamic_filtering_enable or more samples (--rollout.n_samples_per_prompt).",
         source="openrlhf/cli/train_ppo_ray.py: with one sample a group every advantage is 0",
@@ -52,7 +52,7 @@ ROWS = (
     ),
     row(
         "advantage_spread_low", "The advantages have shrunk", "advantage", INFO,
-        (below("rlhfd/advantage/std", 0.05, "last", 1, "first"),), hold=(8, 10), after=30,
+        (below("rlhfd/advantage/std", 0.05, "last", 1, "first"),), hold=(20, 20), after=30,
         explains=("gradient_vanishes",),
         summary="the spread of the advantages before whitening has fallen to {value} of its first level",
         remedy="Rewards hardly differ: see dead_groups. Where advantages are whitened, noise is blown up to full size: "

@@ -22,9 +22,9 @@ ROWS = (
     ),
     row(
         "gradient_zero", "The gradient is 0", "gradient", WARNING,
-        zeros(NORM, 5), hold=(2, 3), after=5,
+        zeros(NORM, 25), after=25,
         explains=("kl_exactly_zero", "clip_never", "frozen_metric"),
-        summary="train/actor_grad_norm has been exactly 0",
+        summary="train/actor_grad_norm has been exactly 0 for 25 steps",
         remedy="Nothing is learnt: the advantages are 0 (all samples of a group get the same reward), the parameters "
         "are frozen, or DeepSpeed gives no norm, which OpenRLHF logs as 0: compare with "
         "rlhfd/policy/gradient_norm_mean. --algo.dynamic_filtering_enable skips groups without a signal.",
@@ -33,7 +33,7 @@ ROWS = (
     ),
     row(
         "gradient_vanishes", "The gradient has vanished", "gradient", WARNING,
-        (now_below(NORM, 1e-3),), hold=(4, 6), after=30,
+        (now_below(NORM, 1e-3),), hold=(15, 15), after=30,
         explains=("frozen_metric", "level_change"),
         summary="train/actor_grad_norm is {value} times its level of the 50 steps before",
         remedy="The policy has become deterministic or the reward constant: see entropy and "

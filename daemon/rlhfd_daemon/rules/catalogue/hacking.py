@@ -49,7 +49,8 @@ ROWS = (
     ),
     row(
         "reward_kl_length_up", "Reward, KL and length rise together", "hacking", WARNING,
-        (above(KL, 0.05), times(KL, 1.6), at_its_best(REWARD, 0.1, 5), times(LENGTH, 1.25)), hold=(3, 5), after=55,
+        (above(KL, 0.05), above(KL, 1.6, "median", 5, "baseline"), at_its_best(REWARD, 0.1, 5), times(LENGTH, 1.25)),
+        hold=(4, 6), after=55,
         requires=("reference_model",),
         explains=("truncated_often", "length_cap_reached", "reward_up_eval_down", "level_change", "trend_change"),
         summary="train/kl rises to {value}, answers become longer, and the reward is at its best",
@@ -119,9 +120,9 @@ ROWS = (
     ),
     row(
         "dead_run", "Nothing is learnt any more", "reward", CRITICAL,
-        (*zeros("train/actor_grad_norm", 5, 1e-6), *zeros("train/group_reward_std", 5, 1e-5)), hold=(5, 5), after=5,
+        (*zeros("train/actor_grad_norm", 25, 1e-6), *zeros("train/group_reward_std", 25, 1e-5)), after=25,
         requires=("groups",),
-        summary="the gradient and the spread of rewards within groups have been 0",
+        summary="the gradient and the spread of rewards within groups have been 0 for 25 steps",
         remedy="All samples of a prompt get the same reward. Stop: read samples, mend the reward or the prompts, and "
         "resume from before the entropy was gone (--ckpt.load_enable).",
         source="measured on a public log of a run that was dead from its second step",

@@ -15,7 +15,6 @@ from rlhfd_daemon.rules.catalogue.terms import (
     above,
     below,
     fallen,
-    times,
     zeros,
 )
 from rlhfd_daemon.rules.rule import Argument
@@ -67,7 +66,7 @@ ROWS = (
     ),
     row(
         "kl_up_reward_flat", "KL rises and the reward does not", "kl", WARNING,
-        (above(KL, 0.05), times(KL, 3.0), fallen(REWARD, 0.2)), hold=(3, 5), after=60,
+        (above(KL, 0.05), above(KL, 3.0, "median", 5, "baseline"), fallen(REWARD, 0.2)), hold=(5, 6), after=60,
         requires=("reference_model",), excludes=("supervised",),
         summary="train/kl has risen to {value}, three times its level of the 50 steps before, while the reward has "
         "fallen from its best",

@@ -31,7 +31,7 @@ CUT = (
 ROWS = (
     row(
         "truncated_often", "Many answers are cut off", "length", WARNING,
-        (above(TRUNCATED, 0.4),), hold=(5, 6), after=5, critical=0.95,
+        (above(TRUNCATED, 0.4),), hold=(8, 10), after=5, critical=0.95,
         summary="{value} of the answers are cut off at the limit",
         remedy=CUT, source=f"Yu et al. 2025 (DAPO), arXiv:2503.14476; {MEASURED}: at most 0.02; 0.5 and 0.99 in runs "
         "that were lost",
@@ -39,7 +39,7 @@ ROWS = (
     ),
     row(
         "context_full", "Many samples fill the whole context", "length", WARNING,
-        (above("train/response_clip_ratio", 0.4),), hold=(5, 6), after=5, critical=0.95,
+        (above("train/response_clip_ratio", 0.4),), hold=(8, 10), after=5, critical=0.95,
         explains=("truncated_often",),
         summary="{value} of the samples are as long as the whole context",
         remedy=CUT, source=f"openrlhf/trainer/ppo_utils/samples_generator.py; {OURS}",
@@ -69,7 +69,7 @@ ROWS = (
     ),
     row(
         "length_collapsed", "Answers have become far shorter", "length", WARNING,
-        (now_below(LENGTH, 0.4),), hold=(4, 6), after=25,
+        (now_below(LENGTH, 0.4),), hold=(5, 6), after=25,
         explains=("level_change", "reward_collapse"),
         summary="answers are {value} times as long as in the 50 steps before",
         remedy="Read samples: a short answer is rewarded, or the policy is broken. Look at the reward for empty "
@@ -88,7 +88,7 @@ ROWS = (
     ),
     row(
         "length_doubled", "Answers have become twice as long", "length", WARNING,
-        (now_times(LENGTH, 2.0),), hold=(4, 6), after=25,
+        (now_times(LENGTH, 2.0),), hold=(6, 8), after=25,
         explains=("truncated_often", "step_slow", "length_cap_reached", "level_change"),
         summary="answers are {value} times as long as in the 50 steps before",
         remedy="Read samples. If they ramble, penalise length (--reward.overlong_buffer_len) or look for a length bias "

@@ -32,10 +32,10 @@ SERVICE = (
 ROWS = (
     row(
         "dead_groups", "Most prompts teach nothing", "reward", WARNING,
-        (above("rlhfd/group/zero_std_ratio", 0.85, "mean", 20),), hold=(5, 5), after=20, critical=0.995,
+        (above("rlhfd/group/zero_std_ratio", 0.9, "mean", 30),), hold=(3, 5), after=30, critical=0.995,
         requires=("groups",),
         explains=("gradient_zero", "advantage_zero", "clip_never", "dead_run"),
-        summary="in {value} of the groups all samples get the same reward (mean of 20 steps)",
+        summary="in {value} of the groups all samples get the same reward (mean of 30 steps)",
         remedy=TELLS_NOTHING + " More samples a prompt help, too (--rollout.n_samples_per_prompt).",
         source=f"Yu et al. 2025 (DAPO), arXiv:2503.14476; {MEASURED}: 1.0 in a run that was dead; batches of 2 to 4 "
         "samples need the mean of many steps",
@@ -43,25 +43,27 @@ ROWS = (
     ),
     row(
         "reward_constant", "All samples get the same reward", "reward", WARNING,
-        (*zeros(REWARD_SPREAD, 3, ROUNDING), above("train/rollout/num_samples", 15.0)), hold=(2, 3), after=3,
-        explains=("gradient_zero", "advantage_zero", "dead_groups", "frozen_metric", "entropy_up_reward_down", "dead_run"),
-        summary="train/rollout/reward_std has been 0: all samples get the same reward",
+        (*zeros(REWARD_SPREAD, 8, ROUNDING), above("train/rollout/num_samples", 31.0)), after=8,
+        explains=(
+            "gradient_zero", "advantage_zero", "dead_groups", "frozen_metric", "entropy_up_reward_down", "dead_run",
+        ),
+        summary="train/rollout/reward_std has been 0 for 8 steps: all samples get the same reward",
         remedy=TELLS_NOTHING, source="deepspeedai/DeepSpeedExamples#586; steps and samples are our choice",
         false_positives="The end of a run that has solved its prompts.",
     ),
     row(
         "reward_constant_long", "All samples have got the same reward for long", "reward", WARNING,
-        zeros(REWARD_SPREAD, 20, ROUNDING), after=20,
+        zeros(REWARD_SPREAD, 25, ROUNDING), after=25,
         explains=("gradient_zero", "advantage_zero", "dead_groups"),
-        summary="train/rollout/reward_std has been 0 for 20 steps: all samples get the same reward",
+        summary="train/rollout/reward_std has been 0 for 25 steps: all samples get the same reward",
         remedy=TELLS_NOTHING, source=f"deepspeedai/DeepSpeedExamples#586; {OURS}",
         false_positives="Batches of two or three samples that are nearly always right.",
     ),
     row(
         "group_reward_constant", "The samples of a prompt get the same reward", "reward", WARNING,
-        zeros("train/group_reward_std", 15, ROUNDING), after=15, requires=("groups",),
+        zeros("train/group_reward_std", 25, ROUNDING), after=25, requires=("groups",),
         explains=("gradient_zero", "advantage_zero"),
-        summary="train/group_reward_std has been 0 for 15 steps: within each group all samples get the same reward",
+        summary="train/group_reward_std has been 0 for 25 steps: within each group all samples get the same reward",
         remedy=TELLS_NOTHING, source=f"Yu et al. 2025 (DAPO), arXiv:2503.14476; {OURS}",
         false_positives="One or two prompts a step that are nearly always solved.",
     ),
@@ -75,16 +77,16 @@ ROWS = (
     ),
     row(
         "reward_spread_low", "Rewards hardly differ any more", "reward", INFO,
-        (below(REWARD_SPREAD, 0.1, "last", 1, "first"),), hold=(8, 10), after=30,
+        (below(REWARD_SPREAD, 0.1, "last", 1, "first"),), hold=(20, 20), after=30,
         explains=("dead_groups",),
         summary="train/rollout/reward_std has fallen to {value} of its first level",
         remedy=TELLS_NOTHING, source=OURS, false_positives="A run that has solved its prompts.",
     ),
     row(
         "reward_collapse", "The reward has collapsed", "reward", WARNING,
-        (fallen(REWARD, 0.7), below(REWARD, 0.35, "mean", 10, "baseline")), hold=(4, 5), after=60,
+        (fallen(REWARD, 0.7), below(REWARD, 0.25, "mean", 20, "baseline")), hold=(4, 5), after=60,
         explains=("dead_groups", "level_change", "entropy_up_reward_down", "kl_up_reward_flat"),
-        summary="the reward has lost {value} of the range that it had covered, and is at a third of its level of the "
+        summary="the reward has lost {value} of the range that it had covered, and is at a quarter of its level of the "
         "50 steps before",
         remedy="Read samples from before and after: garbage is a broken policy (lower --actor.adam.lr, resume with "
         "--ckpt.load_enable), good answers are a broken reward.",

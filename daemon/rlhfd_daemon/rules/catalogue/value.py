@@ -64,7 +64,11 @@ ROWS = (
     ),
     row(
         "critic_loss_rises", "The critic's loss rises above what it began with", "value", WARNING,
-        (times("train/critic_loss", 2.5), above("train/critic_loss", 1.5, "mean", 5, "first")), hold=(3, 5), after=60,
+        (
+            above("train/critic_loss", 4.0, "median", 9, "baseline"),
+            above("train/critic_loss", 1.5, "median", 9, "first"),
+        ),
+        hold=(3, 5), after=60,
         requires=("critic",),
         explains=("explained_variance_negative", "critic_loss_high", "level_change", "trend_change"),
         summary="train/critic_loss is {value} times its level of the 50 steps before, and higher than in the first "
