@@ -42,7 +42,7 @@ class _Series:
             if last is not None and step <= last:
                 return () if step > last - LATE_STEPS else self._resumed(sample)
             self._last_step = step
-        self._evidence.add((step, value))
+        self._evidence.add(sample)
         if not isfinite(value):
             return ()
         change = self._track.take(value)

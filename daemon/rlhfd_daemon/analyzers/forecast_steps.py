@@ -178,14 +178,20 @@ class StepForecast:
     def _reward(self, sample: Sample) -> Iterable[Finding]:
         """Of :data:`REWARDS` the one that a frame has first: they differ little."""
         if sample.step is not None and isfinite(sample.value):
-            self._rewards.setdefault((sample.run, sample.boot), Window()).take(sample.step, sample.value)
+            key = (sample.run, sample.boot)
+            if key not in self._rewards:
+                self._rewards[key] = Window()
+            self._rewards[key].take(sample.step, sample.value)
         return ()
 
     def _length(self, course: _Course, sample: Sample) -> Iterable[Finding]:
-        if sample.step is None or not isfinite(sample.value) or not course.window.take(sample.step, sample.value):
+        cap = self._caps.get((sample.run, sample.boot))
+        if cap is None or sample.step is None or not isfinite(sample.value):
             return ()
-        cap, line = self._caps.get((sample.run, sample.boot)), course.window.line()
-        if cap is None or line is None or line.slope <= 0 or line.at_end < self._config.length_ratio * cap:
+        if not course.window.take(sample.step, sample.value):
+            return ()
+        line = course.window.line()
+        if line is None or line.slope <= 0 or line.at_end < self._config.length_ratio * cap:
             return course.decide(sample, None)
         ahead = (cap - line.at_end) / line.slope
         if ahead > min(self._config.length_steps, line.lasts):

@@ -121,7 +121,7 @@ class Joint:
             drift = self._first(pattern.parts[0], sample)
             state = self._states[pattern.rule].get(sample)
             if drift is not None and state is not None:
-                state.evidence.add((sample.step, sample.value))
+                state.evidence.add(sample)
                 findings += self._judge(pattern, state, sample, drift)
         return findings
 

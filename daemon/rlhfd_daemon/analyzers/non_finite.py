@@ -34,7 +34,7 @@ class _Series:
 
     def observe(self, sample: Sample) -> Iterable[Finding]:
         value = sample.value
-        self._evidence.add((sample.step, value))
+        self._evidence.add(sample)
         if isfinite(value):
             return () if not self._active else self._calms_down(sample)
         self._finite = 0

@@ -40,23 +40,23 @@ class SeriesTable(Generic[S]):
 
 
 class Evidence:
-    """The last values of a series. ``add((step, value))`` is the deque's own method: it is called for every sample."""
+    """The last values of a series. ``add(sample)`` is the deque's own method: it is called for every sample."""
 
-    __slots__ = ("_values", "add")
+    __slots__ = ("_samples", "add")
 
     def __init__(self) -> None:
-        self._values: deque[tuple[int | None, float]] = deque(maxlen=EVIDENCE)
-        self.add = self._values.append
+        self._samples: deque[Sample] = deque(maxlen=EVIDENCE)
+        self.add = self._samples.append
 
     def values(self) -> tuple[tuple[int | None, float], ...]:
         """As (step, value), oldest first."""
-        return tuple(self._values)
+        return tuple((sample.step, sample.value) for sample in self._samples)
 
     def step_of(self, ago: int) -> int | None:
         """The step of the value ``ago`` values before the last one; further back than is known, by counting."""
-        if ago < len(self._values):
-            return self._values[-1 - ago][0]
-        last = self._values[-1][0]
+        if ago < len(self._samples):
+            return self._samples[-1 - ago].step
+        last = self._samples[-1].step
         return None if last is None else last - ago
 
 

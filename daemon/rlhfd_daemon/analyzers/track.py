@@ -21,7 +21,6 @@ CERTAIN = 3.0  # times the limit
 SUSPECT = 3.0  # a sum above which values do not enter the window
 ABSORBED = 24  # suspect values after which a change too small to matter is the new course
 ACCEPTED = 50  # values after which a change that was alerted is the new course
-LOOK_EVERY = 4
 NOISE_SIGMAS = 6.0  # wide is the noise of a series that stays where it is
 CREEP, CREEP_SIGMAS, MAX_CREEP_PATIENCE = 2, 4.0, 2.0  # lines ago; how far from that course; others wait longer
 CALM, CALM_SIGMAS = 5, 2.0
@@ -116,8 +115,12 @@ class Track:
         self._high_edge = self._scale.back(level + ALLOWANCE * scale)
 
     def is_due(self) -> bool:
-        """Whether :meth:`drift` is worth asking: now and then while all is quiet, else always."""
-        return self._low_edge > self._high_edge or self._fitted % LOOK_EVERY == 0
+        """Whether :meth:`drift` is worth asking: something is going on, or the course itself has moved."""
+        if not self._lines:
+            return bool(self._kind)
+        then = self._lines[0]
+        moved = self._line.level - then.level
+        return self._low_edge > self._high_edge or moved > then.scale or -moved > then.scale
 
     def drift(self, is_up: bool) -> Drift:
         """How far the last values have moved to one side since the course of ``CREEP`` lines ago at most."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from typing import Protocol
 
 from rlhfd_daemon.rules.histories import AGGREGATES, STALE, History
 from rlhfd_daemon.rules.rule import Argument, Clause, Operator, Signal
 
-__all__ = ["COMPARE", "Question", "Scope", "screen", "screened"]
+__all__ = ["COMPARE", "Question", "Scope", "screen"]
 
 Compare = Callable[[float, float], bool]
 Number = Callable[["Scope"], "float | None"]
@@ -39,17 +39,26 @@ class Scope(Protocol):
 class Question:
     """One clause. ``first`` is the metric that the rule is looked at by."""
 
-    __slots__ = ("_is_argument", "_reads_first", "compare", "limit", "metrics", "number", "signal")
+    __slots__ = ("_is_argument", "_reads_first", "compare", "limit", "metrics", "number", "operator", "signal")
 
     def __init__(self, clause: Clause, first: str) -> None:
         signal = clause.signal
         self.signal = signal
+        self.operator = clause.operator
         self.compare = COMPARE[clause.operator]
         self.limit = _limit(clause.limit)
         self.metrics = tuple(one for one in (signal.metric, signal.by) if one and one != first)
         self.number = _number(signal, first)
         self._is_argument = isinstance(clause.limit, Argument)
         self._reads_first = first in (signal.metric, signal.by)
+
+    def is_screen(self, first: str) -> bool:
+        """Whether one of the values in its window must hold by itself for the whole to hold, as with a mean beyond a
+        limit; then most looks need no more than the newest value."""
+        signal, operator = self.signal, self.operator
+        if signal.metric != first or signal.by or signal.take not in ("last", "mean", "median", "min", "max"):
+            return False
+        return operator in ("<", "<=", ">", ">=") or (signal.take == "last" and signal.against == "value")
 
     def answer(self, scope: Scope) -> bool | None:
         """Whether it holds; ``None``: not known."""
@@ -74,8 +83,8 @@ class Question:
     def threshold(self, scope: Scope) -> tuple[float, float] | None:
         """What single values are compared with, and up to which count of them that is so; ``None``: not known."""
         limit, history, signal = self.limit(scope), scope.history, self.signal
-        if limit is None:
-            return None
+        if limit is None:  # the run's arguments are not known: compared with this, nothing is true
+            return (nan, history.count + STALE)
         until = inf if not self._is_argument else history.count + STALE
         if signal.against == "value":
             return (limit, until)
@@ -89,14 +98,6 @@ class Question:
     def baseline(self, scope: Scope) -> float | None:
         """What the number is divided by, if by anything."""
         return _reference(self.signal, scope.history)
-
-
-def screened(signal: Signal, operator: Operator) -> bool:
-    """Whether one of the values in the window must hold by itself for the whole to hold, as with a mean beyond a
-    limit; then most looks need no more than the newest value."""
-    if signal.by or signal.take not in ("last", "mean", "median", "min", "max"):
-        return False
-    return operator in ("<", "<=", ">", ">=") or (signal.take == "last" and signal.against == "value")
 
 
 def screen(operator: Operator, limit: float, is_absolute: bool) -> Callable[[float], bool]:

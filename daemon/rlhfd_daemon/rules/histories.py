@@ -12,7 +12,7 @@ __all__ = ["AGGREGATES", "BASELINE", "BASELINE_LEAST", "EVIDENCE", "FIRST", "Dra
 
 BASELINE, BASELINE_LEAST, FIRST = 50, 20, 20
 EVIDENCE = 16
-STALE = 10  # a baseline is good for so many values
+STALE = 20  # a baseline is good for so many values
 
 
 class History:
@@ -52,7 +52,7 @@ class History:
             one.add(self.values)
 
     def baseline(self, over: int, is_absolute: bool) -> float | None:
-        """The median of the values before the last ``over``, as it was up to 10 values ago; ``None`` while there are
+        """The median of the values before the last ``over``, as it was up to 20 values ago; ``None`` while there are
         too few."""
         known = self._baselines.get((over, is_absolute))
         if known is not None and self.count < known[0]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from rlhfd_daemon.metrics import lookup
-from rlhfd_daemon.rules.evaluate import Question, screened
+from rlhfd_daemon.rules.evaluate import Question
 from rlhfd_daemon.rules.histories import BASELINE, STALE, Drawdown, History
 from rlhfd_daemon.rules.rule import Rule, Signal
 
@@ -16,18 +16,18 @@ MAX_NAMES = 4096
 
 
 class Plan:
-    """One rule, compiled. ``metric`` is what it is looked at by; ``is_screened``: most looks can be answered from
-    the newest value alone; ``others`` are the other metrics that it reads."""
+    """One rule, compiled. ``metric`` is what it is looked at by; ``screens`` are the clauses by which most looks can be
+    answered from the newest value alone: none of ``metric`` if it must be looked at whatever the value; ``others`` are
+    the other metrics that it reads."""
 
-    __slots__ = ("is_screened", "metric", "operator", "others", "questions", "rule")
+    __slots__ = ("metric", "others", "questions", "rule", "screens")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.metric = rule.when[0].signal.metric
         self.questions = tuple(Question(clause, self.metric) for clause in rule.when)
-        first = rule.when[0]
-        self.operator = first.operator
-        self.is_screened = rule.missing == "unknown" and screened(first.signal, first.operator)
+        can = rule.missing == "unknown"
+        self.screens = tuple(one for one in self.questions if can and one.is_screen(self.metric))
         self.others = tuple(dict.fromkeys(name for one in self.questions for name in one.metrics))
 
 

@@ -27,7 +27,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     ``metric`` is a name of the metric table; ``<n>``, ``<role>``, ``<datasource>`` in it stand for each. ``take`` is
     made of the last ``over`` values: ``slope`` is the least-squares change per step; ``drawdown`` is how far their mean
     has fallen from the best mean of so many values, as a share of the range that those means have covered.
-    ``against``: ``baseline`` divides by the median of the 50 values before those (20 suffice; made anew every tenth
+    ``against``: ``baseline`` divides by the median of the 50 values before those (20 suffice; made anew every 20th
     value), ``first`` by that of the first 20; unknown where that median is not positive. ``by`` names another metric of
     the run that the number is multiplied by (its last value). ``absolute`` takes the absolute value of every value
     first. Values that are not finite are left out of all of these; while the newest is one, the number is unknown.

@@ -7,7 +7,8 @@ from math import inf
 from typing import Protocol
 
 from rlhfd_alerts.finding import Finding, Severity
-from rlhfd_daemon.rules.evaluate import screen
+from rlhfd_daemon.rules.calm import NOWHERE, band
+from rlhfd_daemon.rules.evaluate import Question, screen
 from rlhfd_daemon.rules.histories import History
 from rlhfd_daemon.rules.hold import Hold
 from rlhfd_daemon.rules.plan import Plan, Plans, Reader
@@ -18,7 +19,7 @@ from rlhfd_daemon.sample import Happening, Sample
 __all__ = ["LATE_STEPS", "Context", "Look", "Process", "Run", "Series"]
 
 LATE_STEPS = 3  # a sample so many steps behind is late; one further back is of a run that was resumed
-BEFORE = -(1 << 70)
+BEFORE, ALWAYS = -(1 << 70), 1 << 70
 
 
 class Context(Protocol):
@@ -76,7 +77,11 @@ class Run:
     def take(self, event: Happening) -> None:
         """An event may tell arguments of the run."""
         self.facts.take(event)
-        self._arguments.clear()
+        known, self._arguments = self._arguments, {}
+        if any(self.argument(one) != value for one, value in known.items()):
+            for series in self.series.values():
+                if series is not None:
+                    series.look_again()
 
     def argument(self, argument: Argument) -> float | None:
         """A limit that follows from the run's arguments."""
@@ -95,45 +100,48 @@ class Run:
         )
 
 
-def _always(_value: float) -> bool:
-    return True
+def _never(_value: float) -> bool:
+    return False
 
 
 class Look:
     """One rule at one series."""
 
-    __slots__ = ("_critical", "begun", "hold", "near", "over", "plan", "quick", "until")
+    __slots__ = ("_critical", "begun", "hold", "near", "plan", "quick", "screen", "threshold", "until")
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         k, n = plan.rule.hold
         self.hold = Hold(k, n, plan.rule.keep)
         self._critical = Hold(k, n)
-        self.over = plan.questions[0].signal.over
         self.clear()
 
     def clear(self) -> None:
         self.hold.clear()
         self._critical.clear()
         self.begun: Finding | None = None
-        self.quick: Callable[[float], bool] | None = None  # whether a value may make the first clause true
+        self.screen: Question | None = None  # the clause that is not true at present
+        self.quick: Callable[[float], bool] | None = None  # whether a value may make it true
         self.until: float = 0.0  # up to which count of values ``quick`` is good
-        self.near = 0  # up to which count of values one that may is in the window
+        self.threshold = 0.0  # what ``quick`` compares with
+        self.near = 0  # up to which count of values it must be looked at
 
-    def screen(self, series: Series) -> None:
-        """Make ``quick`` anew."""
-        if not self.plan.is_screened:
-            self.quick, self.until, self.near = _always, inf, series.history.count + 1
-            return
-        question, history = self.plan.questions[0], series.history
-        known = question.threshold(series)
-        if known is None:
-            self.quick, self.near = None, history.count + 1
-            return
-        threshold, self.until = known
-        self.quick = quick = screen(self.plan.operator, threshold, question.signal.absolute)
-        if any(map(quick, history.values[-self.over :])):
-            self.near = history.count + self.over
+    def rescreen(self, series: Series) -> None:
+        """Find a clause that no value of its window makes true: until one does, the rule need not be looked at."""
+        history = series.history
+        self.screen, self.quick, self.until, self.near = None, None, inf, history.count + 1
+        for question in self.plan.screens:
+            known = question.threshold(series)
+            if known is None:  # not yet
+                continue
+            threshold, until = known
+            quick = screen(question.operator, threshold, question.signal.absolute)
+            if not any(map(quick, history.values[-question.signal.over :])):
+                self.screen, self.threshold, self.until, self.quick = question, threshold, until, quick
+                self.near = history.count
+                return
+        if not self.plan.screens:
+            self.quick, self.near = _never, ALWAYS
 
     def take(self, series: Series, sample: Sample) -> Iterable[Finding]:
         """Look at the rule once more."""
@@ -182,7 +190,7 @@ class Look:
 class Series:
     """One series that rules read."""
 
-    __slots__ = ("_reads", "_step", "history", "looks", "missed", "process", "run")
+    __slots__ = ("_band", "_due", "_reads", "_step", "history", "looks", "missed", "process", "run")
 
     def __init__(self, run: Run, name: str, reader: Reader, process: Process) -> None:
         self.run = run
@@ -192,6 +200,7 @@ class Series:
         if name in reader.reads:  # by itself: of a pattern, the series that came last is meant
             process.known[name] = self.history
         self._step = BEFORE
+        self._band, self._due = NOWHERE, 0.0  # between these values no look has anything to do, up to that count
         self.process = process
         self.missed = 0  # steps without a value that have been looked at
 
@@ -211,19 +220,34 @@ class Series:
         history.add(step, value)
         self.missed = 0
         count = history.count
-        found: list[Finding] | None = None
+        low, high = self._band
+        if low < value < high and count < self._due:
+            return ()
+        return self._look(sample, count)
+
+    def look_again(self) -> None:
+        """What values are compared with may have changed."""
+        self._band = NOWHERE
+        for look in self.looks:
+            look.quick = None
+
+    def _look(self, sample: Sample, count: int) -> Iterable[Finding]:
+        found: list[Finding] = []
+        is_calm = True
         for look in self.looks:
             quick = look.quick
             if quick is None or count >= look.until:
-                look.screen(self)
-            elif quick(value):
-                look.near = count + look.over
+                look.rescreen(self)
+            elif quick(sample.value):
+                look.near, look.quick = count + 1, None
             if count >= look.near and not look.hold.bits:
                 continue
-            said = look.take(self, sample)
-            if said:
-                found = [*(found or ()), *said]
-        return found or ()
+            is_calm = False
+            found += look.take(self, sample)
+        if is_calm:
+            self._due = min([look.until for look in self.looks], default=inf)
+        self._band = band(self.looks, sample.value) if is_calm else NOWHERE
+        return found
 
     def other(self, metric: str) -> History | None:
         """The series of another metric: of the same process, or else the one of the run that was updated last."""
@@ -247,5 +271,5 @@ class Series:
         self.history.clear()
         for look in self.looks:
             look.clear()
-        self._step = BEFORE
+        self._step, self._band = BEFORE, NOWHERE
         return [*over, *self.observe(sample)]

@@ -47,7 +47,7 @@ ROWS = (
     ),
     row(
         "kl_sequence_high", "The policy is far from the reference model, per sequence", "kl", INFO,
-        (above(KL, 0.02), above(KL, 150.0, "mean", 5, by=LENGTH)), hold=(3, 5), after=5, strictly=("reward_model",),
+        (above(KL, 0.05), above(KL, 150.0, "mean", 5, by=LENGTH)), hold=(3, 5), after=5, strictly=("reward_model",),
         requires=("reference_model",),
         summary="KL to the reference is above 150 nats per sequence, at {value} per token",
         remedy=LEAVING,
