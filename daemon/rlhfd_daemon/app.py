@@ -107,6 +107,7 @@ class App:
             names=names,
             methods=dict if ray is None else ray.methods,
             unobserved=lambda: () if ray is None else ray.unobserved,
+            unchecked=self.pipeline.unchecked,
         )
         self.control = ControlServer(
             control_socket_of(config), status=self._status, mute=self.mute, gpu=gpu, reports=reports

@@ -19,6 +19,7 @@ from rlhfd_daemon.errors import DaemonError, TraceError
 from rlhfd_daemon.frame import MAX_METRICS, VERSION, Frame
 from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.replay import play
+from rlhfd_daemon.rules.unchecked import Unchecked
 from rlhfd_daemon.runs import DAEMON_ROLE
 from rlhfd_daemon.sample import Sample
 from rlhfd_daemon.traces import Damaged, FrameTrace, Naming, Row, RowTrace, find
@@ -34,11 +35,13 @@ MAX_COUNTED = 20_000
 
 @dataclass
 class Coverage:
-    """A sink that counts what was read: ``steps`` are those beyond all before, ``metrics`` the names seen."""
+    """A sink that counts what was read: ``steps`` are those beyond all before, ``metrics`` the names seen, ``runs``
+    the launches of runs."""
 
     steps: int = 0
     last_step: int | None = None
     metrics: set[str] = field(default_factory=set)
+    runs: dict[tuple[str, str], None] = field(default_factory=dict)
 
     def take(self, frame: Frame, samples: Sequence[Sample]) -> None:
         if frame.role == DAEMON_ROLE or not frame.metrics:
@@ -47,6 +50,7 @@ class Coverage:
             self.steps, self.last_step = self.steps + 1, frame.step
         if len(self.metrics) < MAX_COUNTED:
             self.metrics.update(frame.metrics)
+            self.runs[frame.run, frame.boot] = None
 
 
 class Check:
@@ -95,6 +99,11 @@ class Check:
                 yield one
         if not self.coverage.metrics:
             raise TraceError(f"{self.trace.path}: no metric in it{self._skipped()}; read as {self.format_name}")
+
+    def unchecked(self) -> list[Unchecked]:
+        """The rules that could not be looked at in any of the log's runs, with the reason; to be asked at the end."""
+        runs = [{one.rule: one for one in self._pipeline.unchecked(*run)} for run in self.coverage.runs]
+        return [one for rule, one in runs[0].items() if all(rule in run for run in runs)] if runs else []
 
     @property
     def format_name(self) -> str:

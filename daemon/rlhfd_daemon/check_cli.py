@@ -24,6 +24,7 @@ MAX_DAMAGES_SHOWN = 5
 PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A log file, or a folder that holds one log.")]
 ConfigOption = Annotated[Optional[Path], typer.Option("--config", "-c", help="The daemon's configuration file.")]  # noqa: UP045 - typer reads the annotation at run time
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line for each alert.")]
+UncheckedOption = Annotated[bool, typer.Option("--unchecked", help="Which rules could not be looked at, and why.")]
 TrendsOption = Annotated[bool, typer.Option("--trends", help="Also how each metric went, by epoch or 100 steps.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A damaged place is bad input (exit code 3).")]
 
@@ -48,6 +49,7 @@ def check_command(
     json: JsonOption = False,
     strict: StrictOption = False,
     trends: TrendsOption = False,
+    unchecked: UncheckedOption = False,
 ) -> None:
     """Run the analyzers over a finished or running log: rlhfd's frame log, JSON lines, TensorBoard events, CSV,
     trainer_state.json, a wandb offline run or a verl console log, also gzipped, with the names of OpenRLHF, TRL or
@@ -56,14 +58,16 @@ def check_command(
 
     with one_line_errors():
         try:
-            code = _checked(path, read_config(config)[0].analyzers, json, _shown(strict), trends)
+            code = _checked(path, read_config(config)[0].analyzers, json, _shown(strict), trends, unchecked)
         except DaemonError as error:
             raise TraceError(str(error)) from error
         raise typer.Exit(code)
 
 
-def _checked(path: Path, analyzers: Any, as_json: bool, damaged: Callable[[Damaged], None], with_trends: bool) -> int:
-    from rlhfd_daemon import trends_report
+def _checked(
+    path: Path, analyzers: Any, as_json: bool, damaged: Callable[[Damaged], None], with_trends: bool, unchecked: bool
+) -> int:
+    from rlhfd_daemon import trends_report, unchecked_report
     from rlhfd_daemon.analyzers.trends import Trends
     from rlhfd_daemon.check import Check, alert_of
     from rlhfd_daemon.check_report import Report
@@ -78,10 +82,11 @@ def _checked(path: Path, analyzers: Any, as_json: bool, damaged: Callable[[Damag
         else:
             report.add(transition)
     if as_json:
-        for one in trends_report.objects(trends):
+        for one in (*trends_report.objects(trends), *unchecked_report.objects(check.unchecked() if unchecked else ())):
             _echo(one)
     else:
-        for line in (*trends_report.lines(trends), *report.lines(check)):
+        lacking = unchecked_report.lines(check.unchecked(), console.width, unchecked)
+        for line in (*trends_report.lines(trends), *lacking, *report.lines(check)):
             console.print(line)
     return check.exit_code
 

@@ -9,11 +9,13 @@ from rlhfd_alerts.alert import Alert, Transition
 from rlhfd_alerts.finding import Finding
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_daemon.analyzers.dispatch import Analyzer, Dispatch
+from rlhfd_daemon.analyzers.rules import RuleAnalyzer
 from rlhfd_daemon.episodes import Episodes
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.instances import Instances
 from rlhfd_daemon.interpret import Interpreter
 from rlhfd_daemon.rules.catalogue import explains
+from rlhfd_daemon.rules.unchecked import Unchecked
 from rlhfd_daemon.sample import Happening, Sample
 
 __all__ = ["Pipeline", "Sink"]
@@ -49,6 +51,11 @@ class Pipeline:
             return []
         observed = (self.lifecycle.observe(found, record_id) for found in findings)
         return self.episodes.follow([transition for transition in observed if transition is not None])
+
+    def unchecked(self, run: str, boot: str) -> list[Unchecked]:
+        """The rules that cannot be looked at in this launch of a run, with the reason."""
+        by_rules = [one for one in self.analyzers.analyzers if isinstance(one, RuleAnalyzer)]
+        return [found for analyzer in by_rules for found in analyzer.unchecked(run, boot)]
 
     def restore(self, alerts: Sequence[Alert]) -> None:
         """Take up after a restart: ``alerts`` are those stored."""

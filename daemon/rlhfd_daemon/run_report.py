@@ -14,6 +14,7 @@ from rlhfd_daemon.observation import Subject
 from rlhfd_daemon.outlets.latest import Latest
 from rlhfd_daemon.process_names import ProcessNames
 from rlhfd_daemon.ray_session import Unobserved
+from rlhfd_daemon.rules.unchecked import Unchecked
 from rlhfd_daemon.runs import DAEMON_ROLE, Run, Runs, Stream
 
 __all__ = ["RunReport"]
@@ -32,7 +33,7 @@ class RunReport:
     """Answers ``GET /api/v1/runs`` and ``/api/v1/topology`` as plain values: times are Unix seconds, unknown is null.
 
     ``methods`` says what the Ray titles of processes show, by pid; ``unobserved`` are Ray's actors without an emitter;
-    ``names`` is how pollers name processes.
+    ``names`` is how pollers name processes; ``unchecked`` are the rules that cannot be looked at in a launch of a run.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RunReport:
         names: ProcessNames | None = None,
         methods: Callable[[], Mapping[int, str]] = dict,
         unobserved: Callable[[], Iterable[Unobserved]] = tuple,
+        unchecked: Callable[[str, str], Iterable[Unchecked]] = lambda _run, _boot: (),
     ) -> None:
         self._runs = runs
         self._latest = latest
@@ -53,6 +55,7 @@ class RunReport:
         self._names = names or ProcessNames()
         self._methods = methods
         self._unobserved = unobserved
+        self._unchecked = unchecked
 
     def runs(self, name: str | None) -> dict[str, object]:
         """Every launch, the newest last; with a ``name`` those of that name, with what each said at its start."""
@@ -61,6 +64,7 @@ class RunReport:
         if name is not None:
             for summary, run in zip(found, self._chosen(name), strict=True):
                 summary["context"] = dict(run.context)
+                summary["unchecked"] = [one._asdict() for one in self._unchecked(run.run, run.boot)]
         return {"time": time.time(), "runs": found}
 
     def topology(self, name: str | None) -> dict[str, object]:

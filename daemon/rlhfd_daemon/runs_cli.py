@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rlhfd_daemon import unchecked_report
 from rlhfd_daemon.errors import DaemonError
 from rlhfd_daemon.render import console, plain
 
@@ -35,6 +36,8 @@ def runs_command(run: RunArgument = None, config: ConfigOption = None, json: Jso
     if run is not None:
         for line in _metadata(answer["runs"][-1]):
             typer.echo(line)
+        for text in unchecked_report.lines(unchecked_report.of(answer["runs"][-1]["unchecked"]), 100, whole=True):
+            typer.echo(text.plain)
 
 
 def topology_command(run: RunArgument = None, config: ConfigOption = None, json: JsonOption = False) -> None:

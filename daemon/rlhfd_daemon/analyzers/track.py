@@ -116,11 +116,8 @@ class Track:
 
     def is_due(self) -> bool:
         """Whether :meth:`drift` is worth asking: something is going on, or the course itself has moved."""
-        if not self._lines:
-            return bool(self._kind)
-        then = self._lines[0]
-        moved = self._line.level - then.level
-        return self._low_edge > self._high_edge or moved > then.scale or -moved > then.scale
+        then = self._lines[0] if self._lines else self._line
+        return self._low_edge > self._high_edge or abs(self._line.level - then.level) > then.scale
 
     def drift(self, is_up: bool) -> Drift:
         """How far the last values have moved to one side since the course of ``CREEP`` lines ago at most."""
