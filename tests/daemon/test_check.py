@@ -292,7 +292,7 @@ def test_a_resumed_run_keeps_its_order_and_is_not_counted_twice(tmp_path: Path) 
     path = jsonl(tmp_path / "run.jsonl", rows + rows[30:])
     code, out, _ = checked(path)
     assert code == 0
-    assert out.startswith("50 steps of 4 metrics")
+    assert "\n50 steps of 4 metrics" in out
 
 
 def test_the_configuration_s_analyzers_are_obeyed(tmp_path: Path) -> None:
