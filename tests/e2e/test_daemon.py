@@ -205,6 +205,7 @@ def test_an_episode_goes_on_after_kill_9_and_is_told_twice_in_all(
     emitter = Emitter("ppo", role="trainer", boot="boot-1", endpoint=daemon.endpoint)
     emitter.emit(61, {"train/loss": math.nan})
     opened = verified(hook.wait())["data"]
+    wait_for(lambda: daemon.status()["targets"]["ops"].get("delivered") == 1)  # else it would be sent once more
     daemon.kill()
     daemon.start()
     emitter.emit(65, {"train/loss": math.nan, "train/kl": math.nan})
