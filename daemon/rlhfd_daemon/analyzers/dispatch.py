@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from rlhfd_alerts.finding import Finding
-from rlhfd_daemon.sample import Happening, Sample, SeriesKey
+from rlhfd_daemon.sample import Happening, Sample
 
 __all__ = ["IDLE_SECONDS", "MAX_SERIES", "Analyzer", "Dispatch", "Watch"]
 
 Watch = Callable[[Sample], Iterable[Finding]]
+Source = tuple[str, str, str, "int | None"]
 MAX_SERIES = 20_000
 IDLE_SECONDS, LOOK_SECONDS = 3600.0, 60.0
 
@@ -47,27 +48,30 @@ class Dispatch:
         self.analyzers = analyzers
         self.refused = 0
         self._limit = limit
-        self._watches: dict[SeriesKey, tuple[Watch, ...]] = {}
+        self._watches: dict[Source, dict[str, tuple[Watch, ...]]] = {}
+        self._count = 0
         self._seen: dict[tuple[str, str], float] = {}
         self._look_again_at = 0.0
 
-    def observe(self, samples: Iterable[Sample]) -> list[Finding]:
+    def observe(self, samples: Sequence[Sample]) -> list[Finding]:
         """What the samples of one frame begin or end."""
         findings: list[Finding] = []
-        watches = self._watches
-        sample: Sample | None = None
+        run = boot = role = rank = object()
+        watches: dict[str, tuple[Watch, ...]] = {}
         for sample in samples:
-            key = (sample.run, sample.boot, sample.role, sample.rank, sample.name)
-            watching = watches.get(key)
+            if sample.role is not role or sample.rank != rank or sample.run is not run or sample.boot is not boot:
+                run, boot, role, rank = source = (sample.run, sample.boot, sample.role, sample.rank)
+                watches = self._watches.get(source, {})
+            watching = watches.get(sample.name)
             if watching is None:
-                watching = self._meet(key, sample)
-                watches = self._watches
+                watching = self._meet(sample)
+                watches = self._watches.get(source, {})
             for watch in watching:
                 found = watch(sample)
                 if found:
                     findings += found
-        if sample is not None:
-            self._seen[sample.run, sample.boot] = sample.time
+        if samples:
+            self._seen[samples[-1].run, samples[-1].boot] = samples[-1].time
         return findings
 
     def happened(self, event: Happening) -> list[Finding]:
@@ -81,7 +85,8 @@ class Dispatch:
     def forget(self, run: str, boot: str) -> None:
         """Drop all state of one launch of a run."""
         self._seen.pop((run, boot), None)
-        self._watches = {key: one for key, one in self._watches.items() if key[:2] != (run, boot)}
+        self._watches = {source: one for source, one in self._watches.items() if source[:2] != (run, boot)}
+        self._count = sum(map(len, self._watches.values()))
         for analyzer in self.analyzers:
             analyzer.forget(run, boot)
 
@@ -92,12 +97,13 @@ class Dispatch:
         for run, boot in [key for key, seen in self._seen.items() if now - seen > IDLE_SECONDS]:
             self.forget(run, boot)
 
-    def _meet(self, key: SeriesKey, first: Sample) -> tuple[Watch, ...]:
-        if len(self._watches) >= self._limit:
+    def _meet(self, first: Sample) -> tuple[Watch, ...]:
+        if self._count >= self._limit:
             self._make_room(first.time)
-        if len(self._watches) >= self._limit:
+        if self._count >= self._limit:
             self.refused += 1
             return ()
         found = tuple([watch for watch in (one.watch(first) for one in self.analyzers) if watch is not None])
-        self._watches[key] = found
+        self._watches.setdefault((first.run, first.boot, first.role, first.rank), {})[first.name] = found
+        self._count += 1
         return found

@@ -146,7 +146,8 @@ class StepForecast:
         if name in ENTROPIES:
             entropy = _Course(ENTROPY, "entropy", ENTROPY_REMEDY)
             return lambda sample: self._entropy(entropy, sample)
-        if name in REWARDS and len(self._rewards) < MAX_RUNS:
+        if name in REWARDS and len(self._rewards) < MAX_RUNS and (first.run, first.boot) not in self._rewards:
+            self._rewards[first.run, first.boot] = Window()
             return self._reward
         return None
 
@@ -176,12 +177,9 @@ class StepForecast:
         self._watches = {key: one for key, one in self._watches.items() if key[:2] != (run, boot)}
 
     def _reward(self, sample: Sample) -> Iterable[Finding]:
-        """Of :data:`REWARDS` the one that a frame has first: they differ little."""
+        """Of :data:`REWARDS` the one that comes first: they differ little."""
         if sample.step is not None and isfinite(sample.value):
-            key = (sample.run, sample.boot)
-            if key not in self._rewards:
-                self._rewards[key] = Window()
-            self._rewards[key].take(sample.step, sample.value)
+            self._rewards[sample.run, sample.boot].take(sample.step, sample.value)
         return ()
 
     def _length(self, course: _Course, sample: Sample) -> Iterable[Finding]:

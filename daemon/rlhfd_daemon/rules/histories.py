@@ -19,12 +19,13 @@ class History:
     """Finite values, oldest first, at least the last ``keep``; bounded. ``count``: how many have come."""
 
     __slots__ = ("_baselines", "_due", "_keep", "_limit", "count", "drawdowns", "first",
-                 "first_absolute", "is_finite", "steps", "values")  # fmt: skip
+                 "first_absolute", "is_finite", "record", "steps", "values")  # fmt: skip
 
     def __init__(self, keep: int, drawdowns: Sequence[Drawdown] = ()) -> None:
         self._keep = max(keep, EVIDENCE)
         self._limit = 2 * self._keep
         self.drawdowns = tuple(drawdowns)
+        self.record = -1  # of the newest sample
         self.clear()
 
     def clear(self) -> None:
@@ -48,8 +49,9 @@ class History:
         self.is_finite = True
         if self.count >= self._due:
             self._settle()
-        for one in self.drawdowns:
-            one.add(self.values)
+        if self.drawdowns:
+            for one in self.drawdowns:
+                one.add(self.values)
 
     def baseline(self, over: int, is_absolute: bool) -> float | None:
         """The median of the values before the last ``over``, as it was up to 20 values ago; ``None`` while there are

@@ -56,7 +56,7 @@ class Run:
         self.plans = plans
         self.facts = facts
         self.series: dict[tuple[str, int | None, str], Series | None] = {}
-        self.latest: dict[str, History] = {}  # by the name that rules read it by: the one updated last
+        self.histories: dict[str, list[History]] = {}  # by the name that rules read them by
         self.never_seen: dict[Plan, tuple[Series, int]] = {}  # what rules wait for in vain, and since which step
         self._processes: dict[tuple[str, int | None], Process] = {}
         self._arguments: dict[Argument, float | None] = {}
@@ -73,6 +73,10 @@ class Run:
         """The process that has come furthest."""
         stepping = [one for one in self._processes.values() if one.step is not None]
         return max(stepping, key=lambda one: one.step or 0, default=None)
+
+    def latest(self, metric: str) -> History | None:
+        """Of the series that rules read as ``metric`` the one updated last."""
+        return max(reversed(self.histories.get(metric, [])), key=lambda one: one.record, default=None)
 
     def take(self, event: Happening) -> None:
         """An event may tell arguments of the run."""
@@ -190,13 +194,14 @@ class Look:
 class Series:
     """One series that rules read."""
 
-    __slots__ = ("_band", "_due", "_reads", "_step", "history", "looks", "missed", "process", "run")
+    __slots__ = ("_band", "_due", "_step", "history", "looks", "missed", "process", "run")
 
     def __init__(self, run: Run, name: str, reader: Reader, process: Process) -> None:
         self.run = run
         self.history = reader.history()
         self.looks = [Look(plan) for plan in reader.plans]
-        self._reads = reader.reads
+        for read in reader.reads:
+            run.histories.setdefault(read, []).append(self.history)
         if name in reader.reads:  # by itself: of a pattern, the series that came last is meant
             process.known[name] = self.history
         self._step = BEFORE
@@ -212,11 +217,10 @@ class Series:
                 return () if step > self._step - LATE_STEPS else self._resumed(sample)
             self._step = self.process.step = step
         history = self.history
-        for name in self._reads:
-            self.run.latest[name] = history
         if value - value != 0.0:  # not finite
             history.is_finite = False
             return self._looked(sample, [look for look in self.looks if look.plan.rule.missing != "unknown"])
+        history.record = sample.record_id
         history.add(step, value)
         self.missed = 0
         count = history.count
@@ -251,7 +255,7 @@ class Series:
 
     def other(self, metric: str) -> History | None:
         """The series of another metric: of the same process, or else the one of the run that was updated last."""
-        found = self.process.known.get(metric) or self.run.latest.get(metric)
+        found = self.process.known.get(metric) or self.run.latest(metric)
         if found is None or found.step is None or self.history.step is None:
             return found
         # What lies ahead is from before the run was resumed.
