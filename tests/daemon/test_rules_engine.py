@@ -208,7 +208,7 @@ def test_another_metric_is_that_of_the_same_process_or_else_the_one_updated_last
     assert len(list(one.observe(sample(1, 0.9, rank=0)))) == 1
     assert list(one.observe(sample(1, 0.9, rank=1))) == []
     assert list(one.observe(sample(1, 0.9, rank=2))) == []
-    one.observe(sample(2, -1.0, "train/reward", rank=0))
+    one.observe(sample(2, -1.0, "train/reward", rank=0, record_id=2))
     assert len(list(one.observe(sample(2, 0.9, rank=2)))) == 1
 
 

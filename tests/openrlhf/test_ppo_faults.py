@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from support import wait_for
 STEPS = 40
 FAULT_STEP = {"nan": 27, "const": 29}
 WITHIN_STEPS = 5
+STEP_TOTAL = "train/timing/step_total"
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,21 @@ def outcome(lab: Lab, ray: str, folder: Path) -> Iterator[Outcome]:
         yield Outcome(hook.calls, daemon.frames(), logged, daemon.state / "frames")
 
 
-def first_call(outcome: Outcome, run: str, rule: str, metrics: set[str]) -> tuple[float, dict[str, Any]]:
-    """The first firing call about ``run`` by ``rule`` that names one of ``metrics``."""
-    for arrived, body in outcome.calls:
-        data = body["data"]
-        named = {alert["metric"] for alert in data["alerts"]}
-        if (body["type"], data["run"], data["rule"]) == ("alert.firing", run, rule) and named & metrics:
-            return arrived, data
-    raise AssertionError(f"no {rule} alert about {metrics} of {run} among {[body for _, body in outcome.calls]}")
+def first_call(outcome: Outcome, run: str) -> tuple[float, dict[str, Any]]:
+    """The first call about ``run``, which tells of the episode that the fault is."""
+    return next((at, body["data"]) for at, body in outcome.calls if body["data"]["run"] == run)
+
+
+def alert_of(outcome: Outcome, run: str, rule: str, metrics: set[str]) -> dict[str, Any]:
+    """The first alert of ``rule`` about one of ``metrics`` in the recording, as `rlhfd check` has it."""
+    command = [sys.executable, "-m", "rlhfd_daemon", "check", "--json", str(outcome.frame_log)]
+    lines = subprocess.run(command, capture_output=True).stdout.splitlines()
+    episodes = {body["data"]["episode"]["id"] for _, body in outcome.calls if body["data"]["run"] == run}
+    found = [json.loads(line) for line in lines]
+    return next(
+        one for one in found
+        if (one["state"], one["rule"]) == ("firing", rule) and one["metric"] in metrics and one["episode"] in episodes
+    )  # fmt: skip
 
 
 def logged_at(outcome: Outcome, fault: str, step: int) -> float:
@@ -80,25 +89,27 @@ def logged_at(outcome: Outcome, fault: str, step: int) -> float:
     return float(next(row["time"] for row in outcome.logged[fault] if row["step"] == step))
 
 
-def test_a_nan_reward_calls_the_webhook_in_time_with_metric_step_and_run(outcome: Outcome) -> None:
+def test_a_nan_reward_calls_the_webhook_in_time_and_is_told_with_metric_step_and_run(outcome: Outcome) -> None:
     step = FAULT_STEP["nan"]
-    arrived, data = first_call(outcome, "run-nan", "non_finite", {"train/reward"})
-    (alert,) = [alert for alert in data["alerts"] if alert["metric"] == "train/reward"]
-    assert alert["onset_step"] == data["step"] == step
-    assert alert["value"] == "NaN"
-    assert data["severity"] == "critical"
+    arrived, data = first_call(outcome, "run-nan")
+    assert (data["severity"], data["state"]) == ("critical", "firing")
+    assert "NaN" in data["summary"]
     assert arrived < logged_at(outcome, "nan", step + WITHIN_STEPS)
+    alert = alert_of(outcome, "run-nan", "non_finite", {"train/reward"})
+    assert (alert["step"], alert["onset_step"], alert["value"]) == (step, step, "NaN")
+    assert alert["episode"] == data["episode"]["id"]
 
 
-def test_a_constant_reward_calls_the_webhook_in_time_with_metric_step_and_run(outcome: Outcome) -> None:
+def test_a_constant_reward_calls_the_webhook_in_time_and_is_told_with_metric_step_and_run(outcome: Outcome) -> None:
     step = FAULT_STEP["const"]
-    spread = {"train/rollout/reward_std", "train/group_reward_std"}
-    arrived, data = first_call(outcome, "run-const", "level_change", spread)
-    alert = next(alert for alert in data["alerts"] if alert["metric"] in spread)
-    assert alert["onset_step"] == step
-    assert alert["value"] == 0.0
+    arrived, data = first_call(outcome, "run-const")
+    assert data["family"] in ("reward", "advantage")
+    assert data["alerts"][0]["onset_step"] == step
     assert step <= data["step"] <= step + WITHIN_STEPS
     assert arrived < logged_at(outcome, "const", step + WITHIN_STEPS)
+    spread = {"train/rollout/reward_std", "train/group_reward_std"}
+    alert = alert_of(outcome, "run-const", "level_change", spread)
+    assert (alert["onset_step"], alert["value"], alert["episode"]) == (step, 0.0, data["episode"]["id"])
 
 
 def test_the_two_runs_are_kept_apart(outcome: Outcome) -> None:
@@ -108,9 +119,9 @@ def test_the_two_runs_are_kept_apart(outcome: Outcome) -> None:
     boots = {run: {frame.boot for frame in outcome.frames if frame.run == run} for run in ("run-nan", "run-const")}
     assert all(len(found) == 1 for found in boots.values())
     for fault in FAULT_STEP:
-        arrived = {f.step: f.metrics for f in outcome.frames if f.run == f"run-{fault}" and f.kind == "metrics"}
+        arrived = {f.step: f.metrics for f in outcome.frames if f.run == f"run-{fault}" and STEP_TOTAL in f.metrics}
         for row in outcome.logged[fault]:
-            assert arrived[row["step"]]["train/timing/step_total"] == row["train/timing/step_total"]
+            assert arrived[row["step"]][STEP_TOTAL] == row[STEP_TOTAL]
 
 
 def test_the_recording_replays_to_the_alerts_that_were_sent(outcome: Outcome) -> None:

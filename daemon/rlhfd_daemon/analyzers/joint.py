@@ -74,14 +74,14 @@ PATTERNS: tuple[Pattern, ...] = (
         (Part(ENTROPY, True, ratio=1.2), Part(LENGTH, True, ratio=1.2)), 6.0,
         "entropy and response length rise together",
         "Answers turn into garbage that does not end: look at samples, lower --actor.adam.lr, and check that engine "
-        "and trainer agree (--algo.advantage.is_correction_enable logs train/vllm_kl).",
+        "and trainer agree (--algo.advantage.is_correction_level token logs train/vllm_kl).",
     ),
     Pattern(
         "mismatch_and_gradient", "mismatch",
         (Part(("train/vllm_kl", "rlhfd/mismatch/k3"), True, ratio=2.0), Part(GRADIENT, True, ratio=1.5)), 6.0,
         "the mismatch between engine and trainer grows, and the gradients with it",
         "The engine samples from other probabilities than are trained: check the weight sync, the precision on both "
-        "sides, and turn on --algo.advantage.is_correction_enable.",
+        "sides, and set --algo.advantage.is_correction_level.",
     ),
 )  # fmt: skip
 RULES = tuple(one.rule for one in PATTERNS)

@@ -12,6 +12,17 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "the reward function or service returns (errors turned into a constant?), and --algo.dynamic_filtering_enable.",
     ),
     (
+        "*advantage*",
+        "If the advantages shrank to 0, the rewards of a group no longer differ and nothing is learnt: look at "
+        "train/rollout/reward_std and the reward function. If they grew, look for outliers of the reward.",
+    ),
+    (
+        "rlhfd/ratio_of/*_rest",
+        "One phase takes longer than the others. Generation: longer answers, slow reward calls, or an engine that "
+        "shares its GPU (rlhfd/engine, rlhfd/reward_call); training: a slow rank (phase/ppo_train/slowest_rank).",
+    ),
+    ("*mismatch*", "The engine samples from other weights than are trained: check the weight sync to vLLM."),
+    (
         "*reward*",
         "Read samples from before and after. A jump without better answers is reward hacking or a changed reward "
         "service: fix the reward, raise --algo.kl.init_coef, or lower --actor.adam.lr.",
