@@ -52,13 +52,14 @@ def test_an_analyzer_is_asked_once_a_series_and_gets_only_what_it_wants() -> Non
     assert other.seen == [("r", "b", 1.0), ("r", "b", 2.0)]
 
 
-def test_the_same_metric_of_another_rank_boot_or_run_is_another_series_also_within_one_call() -> None:
+def test_the_same_metric_of_another_rank_boot_or_run_is_another_series() -> None:
     spy = Spy("a")
-    Dispatch((spy,)).observe(
-        [sample("a"), sample("a", rank=1), sample("a", boot="c"), sample("a", run="s"), sample("a")]
-    )
+    dispatch = Dispatch((spy,))
+    for frame in ([sample("a"), sample("a", rank=1)], [sample("a", boot="c")], [sample("a", run="s")], [sample("a")]):
+        dispatch.observe(frame)
+    dispatch.observe([sample("a", rank=1), sample("a")])
     assert spy.met == ["a"] * 4
-    assert len(spy.seen) == 5
+    assert len(spy.seen) == 7
 
 
 def test_past_the_limit_new_series_are_refused_and_counted_and_known_ones_go_on() -> None:
@@ -79,6 +80,28 @@ def test_a_run_that_has_been_silent_for_long_makes_room_for_another() -> None:
     dispatch.observe([sample("a", run="new", time=IDLE_SECONDS + 61)])
     assert spy.forgotten == [("old", "b")]
     assert [run for run, _, _ in spy.seen] == ["old", "new"]
+
+
+def test_the_analyzers_come_one_after_the_other_each_with_the_whole_frame() -> None:
+    order: list[tuple[str, str]] = []
+
+    class Named(Spy):
+        def observe(self, sample: Sample) -> Iterable[Finding]:
+            order.append((self.wanted[-1], sample.name))
+            return ()
+
+    dispatch = Dispatch((Named("a", "b", "first"), Named("a", "b", "second")))
+    dispatch.observe([sample("b"), sample("a")])
+    assert order == [("first", "b"), ("first", "a"), ("second", "b"), ("second", "a")]
+
+
+def test_frames_of_ever_other_metrics_are_watched_as_well_and_do_not_fill_memory() -> None:
+    spy = Spy("a")
+    dispatch = Dispatch((spy,))
+    for number in range(5000):
+        dispatch.observe([sample("a"), sample(f"x{number % 50}"), *[sample("y")] * (number // 50)])
+    assert len(spy.seen) == 5000
+    assert len(dispatch._plans) <= 4096
 
 
 def test_what_is_forgotten_is_met_anew() -> None:

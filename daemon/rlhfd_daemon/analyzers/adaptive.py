@@ -31,7 +31,10 @@ class _Series:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._track = Track(profile)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._track = Track(self._profile)
         self._evidence = Evidence()
         self._last_step: int | None = None
         self._active: Finding | None = None
@@ -57,7 +60,7 @@ class _Series:
     def _resumed(self, sample: Sample) -> Iterable[Finding]:
         """The run went back to ``sample.step``: what was expected of it no longer holds."""
         ended = self._active
-        self.__init__(self._profile)  # type: ignore[misc]
+        self._clear()
         self.observe(sample)
         if ended is None:
             return ()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Protocol
 
 from rlhfd_alerts.finding import Finding
-from rlhfd_daemon.sample import Happening, Sample
+from rlhfd_daemon.sample import Happening, Sample, SeriesKey
 
 __all__ = ["IDLE_SECONDS", "MAX_SERIES", "Analyzer", "Dispatch", "Watch"]
 
+SOURCE = attrgetter("role", "rank", "name")  # within a frame, ranks differ where one value is about all of them
 Watch = Callable[[Sample], Iterable[Finding]]
-Source = tuple[str, str, str, "int | None"]
+Plan = list[tuple[Watch, int]]
 MAX_SERIES = 20_000
+MAX_PLANS = 4096
 IDLE_SECONDS, LOOK_SECONDS = 3600.0, 60.0
 
 
@@ -48,30 +51,27 @@ class Dispatch:
         self.analyzers = analyzers
         self.refused = 0
         self._limit = limit
-        self._watches: dict[Source, dict[str, tuple[Watch, ...]]] = {}
-        self._count = 0
+        self._watches: dict[SeriesKey, tuple[Watch | None, ...]] = {}
+        self._plans: dict[tuple[object, ...], Plan] = {}
         self._seen: dict[tuple[str, str], float] = {}
         self._look_again_at = 0.0
 
     def observe(self, samples: Sequence[Sample]) -> list[Finding]:
-        """What the samples of one frame begin or end."""
+        """What the samples of one frame, so of one launch of a run, begin or end: analyzer by analyzer, so that one
+        that reads several metrics finds them all of the same step, and each runs hot."""
         findings: list[Finding] = []
-        run = boot = role = rank = object()
-        watches: dict[str, tuple[Watch, ...]] = {}
-        for sample in samples:
-            if sample.role is not role or sample.rank != rank or sample.run is not run or sample.boot is not boot:
-                run, boot, role, rank = source = (sample.run, sample.boot, sample.role, sample.rank)
-                watches = self._watches.get(source, {})
-            watching = watches.get(sample.name)
-            if watching is None:
-                watching = self._meet(sample)
-                watches = self._watches.get(source, {})
-            for watch in watching:
-                found = watch(sample)
-                if found:
-                    findings += found
-        if samples:
-            self._seen[samples[-1].run, samples[-1].boot] = samples[-1].time
+        if not samples:
+            return findings
+        first = samples[0]
+        shape = (first.run, first.boot, *map(SOURCE, samples))
+        plan = self._plans.get(shape)
+        if plan is None:
+            plan = self._plan(shape, samples)
+        for watch, index in plan:
+            found = watch(samples[index])
+            if found:
+                findings += found
+        self._seen[first.run, first.boot] = first.time
         return findings
 
     def happened(self, event: Happening) -> list[Finding]:
@@ -85,8 +85,8 @@ class Dispatch:
     def forget(self, run: str, boot: str) -> None:
         """Drop all state of one launch of a run."""
         self._seen.pop((run, boot), None)
-        self._watches = {source: one for source, one in self._watches.items() if source[:2] != (run, boot)}
-        self._count = sum(map(len, self._watches.values()))
+        self._watches = {key: one for key, one in self._watches.items() if key[:2] != (run, boot)}
+        self._plans.clear()
         for analyzer in self.analyzers:
             analyzer.forget(run, boot)
 
@@ -97,13 +97,28 @@ class Dispatch:
         for run, boot in [key for key, seen in self._seen.items() if now - seen > IDLE_SECONDS]:
             self.forget(run, boot)
 
-    def _meet(self, first: Sample) -> tuple[Watch, ...]:
-        if self._count >= self._limit:
+    def _plan(self, shape: tuple[object, ...], samples: Sequence[Sample]) -> Plan:
+        """Who is asked about which of the samples, for frames of these metrics of this process."""
+        refused = self.refused
+        met = [self._meet(sample) for sample in samples]
+        places = range(len(self.analyzers))
+        plan = [
+            (watch, index) for place in places for index, one in enumerate(met) if (watch := one[place]) is not None
+        ]
+        if len(self._plans) >= MAX_PLANS:
+            self._plans.clear()
+        if self.refused == refused:  # else there may be room the next time
+            self._plans[shape] = plan
+        return plan
+
+    def _meet(self, first: Sample) -> tuple[Watch | None, ...]:
+        key = first.series
+        if key in self._watches:
+            return self._watches[key]
+        if len(self._watches) >= self._limit:
             self._make_room(first.time)
-        if self._count >= self._limit:
+        if len(self._watches) >= self._limit:
             self.refused += 1
-            return ()
-        found = tuple([watch for watch in (one.watch(first) for one in self.analyzers) if watch is not None])
-        self._watches.setdefault((first.run, first.boot, first.role, first.rank), {})[first.name] = found
-        self._count += 1
+            return (None,) * len(self.analyzers)
+        found = self._watches[key] = tuple([one.watch(first) for one in self.analyzers])
         return found

@@ -65,6 +65,11 @@ class Window:
         self._count += 1
         return self._count % CHECK_EVERY == 0
 
+    def may_reach(self, floor: float, steps: float) -> bool:
+        """Whether the last value could fall to ``floor`` in so many steps, three times as fast as since the highest."""
+        fall = (max(self.values) - self.values[-1]) / len(self.values)
+        return self.values[-1] - 3 * fall * steps <= floor
+
     def line(self) -> Line | None:
         """The line through the values, if they follow one."""
         line = course(self.steps, self.values) if len(self.steps) >= LEAST else None
@@ -206,12 +211,13 @@ class StepForecast:
     def _entropy(self, course: _Course, sample: Sample) -> Iterable[Finding]:
         if sample.step is None or not isfinite(sample.value) or not course.window.take(sample.step, sample.value):
             return ()
-        floor, line = self._config.entropy_floor, course.window.line()
+        floor, steps = self._config.entropy_floor, self._config.entropy_steps
+        line = course.window.line() if course.window.may_reach(floor, steps) else None
         if line is None or line.slope >= 0:
             return course.decide(sample, None)
         ahead = (floor - line.at_end) / line.slope
         reward = self._rewards.get((sample.run, sample.boot))
-        is_far = ahead > min(self._config.entropy_steps, line.lasts)
+        is_far = ahead > min(steps, line.lasts)
         if is_far or (reward is not None and reward.is_rising()):
             return course.decide(sample, None)
         if sample.value <= floor:  # as above
