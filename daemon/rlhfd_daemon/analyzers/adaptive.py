@@ -102,6 +102,10 @@ class Adaptive:
         series = self._series.get((of.run, of.boot, of.role, of.rank, metric))
         return None if series is None else series.drift(is_up)
 
+    def watches(self, of: Sample, metric: str) -> bool:
+        """Whether ``metric`` of the process that sent ``of`` has come and is watched."""
+        return self._series.get((of.run, of.boot, of.role, of.rank, metric)) is not None
+
     def due(self, first: Sample) -> Callable[[], bool] | None:
         """Tells when :meth:`drift` of this series is worth asking; ``None`` if it is not watched."""
         series = self._of(first)

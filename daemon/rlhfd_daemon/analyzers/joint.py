@@ -155,9 +155,10 @@ class Joint:
     def _first(self, part: Part, sample: Sample) -> Drift | None:
         """The drift of ``sample``'s metric; ``None`` if one that is named before it comes too and is judged instead."""
         for metric in part.metrics:
-            drift = self._adaptive.drift(sample, metric, part.is_up)
-            if drift is not None:
-                return drift if metric == sample.name else None
+            if metric == sample.name:
+                return self._adaptive.drift(sample, metric, part.is_up)
+            if self._adaptive.watches(sample, metric):
+                return None
         return None
 
     def _others_hold(self, pattern: Pattern, sample: Sample, sigmas: float) -> bool:

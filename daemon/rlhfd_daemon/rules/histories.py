@@ -45,9 +45,9 @@ class History:
         """Take up the next finite value."""
         self.values.append(value)
         self.steps.append(step)
-        self.count += 1
+        self.count = count = self.count + 1
         self.is_finite = True
-        if self.count >= self._due:
+        if count >= self._due:
             self._settle()
         if self.drawdowns:
             for one in self.drawdowns:
