@@ -265,7 +265,7 @@ def log_of(folder: Path, count: int, epochs: int | None = None) -> Path:
 
 def test_rlhfd_check_prints_the_trends_where_they_are_asked_for(tmp_path: Path) -> None:
     path = log_of(tmp_path, 120)
-    assert len(checked(path)) == 1
+    plain = checked(path)
     lines = checked(path, "--trends")
     assert lines[0].split() == ["mean", "std", "min", "max", "per", "step"]
     assert lines[1].split() == [
@@ -280,6 +280,8 @@ def test_rlhfd_check_prints_the_trends_where_they_are_asked_for(tmp_path: Path) 
         "↗",
         "increasing",
     ]
+    assert not any("increasing" in line for line in plain)
+    assert lines[-1] == plain[-1]
     assert lines[3].split()[:2] == ["whole", "run"]
     assert lines[-1].startswith("120 steps of 1 metrics")
 
