@@ -80,7 +80,9 @@ PROFILES: tuple[Profile, ...] = (
     Profile(("*advantage*std",), up=2.0, down=1.6, log=True, forgiven=0.4),
     Profile(("train/reward", "train/rollout/reward_mean", "train/score", "rlhfd/reward/mean"), "range", up=0.35,
             down=0.35, severity_up=INFO),
-    Profile(("train/gpt_loss", "train/loss*", "train/nll_loss", "train/loss_mean"), "range", up=0.3),
+    Profile(("train/gpt_loss", "train/nll_loss"), "range", up=0.3),
+    # Of reward models and DPO; but GRPO elsewhere logs a loss of this name that rises with the KL.
+    Profile(("train/loss*",), "range", up=0.3, severity_up=INFO),
     Profile(("train/acc*",), "range", down=0.4),
     Profile(("rlhfd/repetition/*",), "shift", up=0.15, floor=0.01),
     Profile(("rlhfd/reward_call/latency_p50_seconds", "rlhfd/reward_call/latency_mean_seconds"), up=3.0, log=True,
