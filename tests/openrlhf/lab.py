@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from openrlhf.shim.lab_ports import bind_steady
+
 __all__ = ["Lab", "LabError", "Process", "free_ports", "start"]
 
 HERE = Path(__file__).resolve().parent
@@ -156,5 +158,5 @@ def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            bind_steady(each, ("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]

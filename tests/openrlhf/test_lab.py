@@ -53,6 +53,20 @@ def test_an_unimportable_emitter_cannot_be_imported() -> None:
     assert "unimportable by the lab" in done.stderr
 
 
+def test_two_runs_do_not_take_each_others_ports() -> None:
+    program = """
+import socket
+import lab_ports
+lab_ports.install()
+sockets = [socket.socket() for _ in range(40)]
+for each in sockets:
+    each.bind(("127.0.0.1", 0))
+ports = {each.getsockname()[1] for each in sockets}
+print(len(ports), min(ports) >= lab_ports.LOWEST, max(ports) < 32768)
+"""
+    assert python(["-c", program], path=SHIM).stdout == "40 True True\n"
+
+
 def test_what_no_run_could_do_is_refused_before_it_starts(tmp_path: Path) -> None:
     lab, log = Lab(tmp_path), tmp_path / "run.log"
     with pytest.raises(LabError, match="steps must be 1 to 250, not 251"):

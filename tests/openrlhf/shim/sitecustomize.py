@@ -98,6 +98,14 @@ def _keep_plain_weights(module: ModuleType) -> None:
     module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
 
 
+@after_import("openrlhf")
+@after_import("vllm")
+def _ports_that_stay_free(module: ModuleType) -> None:
+    import lab_ports
+
+    lab_ports.install()
+
+
 if any(name.startswith("LAB_") for name in os.environ):
     import lab_faults
 
