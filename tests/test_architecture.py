@@ -21,7 +21,7 @@ ALLOWED = {"rlhfd_emitter": {*sys.stdlib_module_names, "zmq", "msgpack", "rlhfd_
 FORBIDDEN = {
     "rlhfd_emitter": OBSERVED | UNSAFE | {"rlhfd_daemon", "rlhfd_alerts"},
     "rlhfd_daemon": OBSERVED | UNSAFE,
-    "rlhfd_alerts": OBSERVED | UNSAFE | {"rlhfd_daemon", "rlhfd_emitter", "zmq", "msgspec", "msgpack"},
+    "rlhfd_alerts": OBSERVED | UNSAFE | {"rlhfd_daemon", "rlhfd_emitter", "zmq", "msgpack"},
 }
 MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 60

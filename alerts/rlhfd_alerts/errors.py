@@ -25,10 +25,11 @@ class DeliveryError(AlertsError):
     """One attempt to deliver one notification failed.
 
     ``permanent`` says that trying again cannot help. ``retry_after`` is the wait in seconds that the receiver
-    asked for, ``None`` if it did not ask.
+    asked for, ``None`` if it did not ask. ``gone``: the receiver wants nothing more, of whatever notification.
     """
 
-    def __init__(self, message: str, *, permanent: bool, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, permanent: bool, retry_after: float | None = None, gone: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
         self.retry_after = retry_after
+        self.gone = gone

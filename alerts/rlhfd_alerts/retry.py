@@ -46,7 +46,7 @@ def classify(status: int, headers: Mapping[str, str], now: float) -> DeliveryErr
     if 300 <= status < 400:
         return DeliveryError(f"HTTP {status}: a redirect, configure the final URL", permanent=True)
     if status == 410:
-        return DeliveryError("HTTP 410: the receiver is gone for good, remove the target", permanent=True)
+        return DeliveryError("HTTP 410: the receiver is gone for good, remove the target", permanent=True, gone=True)
     return DeliveryError(f"HTTP {status}", permanent=True)
 
 

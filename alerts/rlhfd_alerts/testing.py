@@ -11,10 +11,24 @@ from typing import Any
 
 from aiohttp import web
 
+from rlhfd_alerts.channel import Sessions
+from rlhfd_alerts.context import Context
 from rlhfd_alerts.errors import DeliveryError
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_alerts.receivers import Receiver, make_receiver
+from rlhfd_alerts.receivers.webhook import WebhookSettings
+from rlhfd_alerts.target import Target
 
-__all__ = ["SECRET", "ManualClock", "MemoryReceiver", "ReceivedRequest", "Reply", "WebhookServer", "example_finding"]
+__all__ = [
+    "SECRET",
+    "ManualClock",
+    "MemoryReceiver",
+    "ReceivedRequest",
+    "Reply",
+    "WebhookServer",
+    "example_finding",
+    "webhook_receiver",
+]
 
 SECRET = "whsec_" + base64.b64encode(b"not a secret: for tests only").decode()
 """A well-formed secret that protects nothing."""
@@ -43,6 +57,14 @@ _EXAMPLE = Finding(
 def example_finding(**changes: Any) -> Finding:
     """Return a plausible finding with ``changes`` to its fields."""
     return replace(_EXAMPLE, **changes)
+
+
+def webhook_receiver(url: str, secret: str = SECRET, sessions: Sessions | None = None, **settings: Any) -> Receiver:
+    """Return the receiver for a webhook at ``url``, which may be on this machine; ``settings`` are the target's."""
+    settings = {"allow_private": True, **settings}
+    secrets = (secret,) if secret else ()
+    target = Target("hook", WebhookSettings(url=url, **settings), secrets=secrets)
+    return make_receiver(target, Context(version="1.2.3", sessions=sessions or Sessions()))
 
 
 class ManualClock:

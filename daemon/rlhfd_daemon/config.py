@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from rlhfd_alerts.target import TargetSettings
 from rlhfd_daemon.config_analyzers import AdaptiveConfig, AnalyzersConfig, IncidentsConfig, NonFiniteConfig
 from rlhfd_daemon.config_check import cross_problems, problems_in
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
 from rlhfd_daemon.config_rules import RulesConfig
+from rlhfd_daemon.config_targets import targets_from
 from rlhfd_daemon.errors import ConfigError, Problem
 from rlhfd_daemon.segment import MAX_PAYLOAD_BYTES
 
@@ -42,17 +44,12 @@ __all__ = [
     "PollersConfig",
     "RulesConfig",
     "StepsConfig",
-    "TargetConfig",
     "load",
-    "read_secrets",
 ]  # fmt: skip
-
-MAX_SECRET_FILE_BYTES = 64 * 1024
 
 _Bytes = Annotated[int, Meta(gt=0, le=1 << 50)]
 # The upper ends also keep out TOML's inf and nan.
 _Interval = Annotated[float, Meta(gt=0, le=60)]
-_Timeout = Annotated[float, Meta(gt=0, le=300)]
 
 
 class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,19 +127,6 @@ class LogConfig(_Section, frozen=True, kw_only=True):
     format: Literal["auto", "json", "console"] = "auto"
 
 
-class TargetConfig(_Section, frozen=True, kw_only=True):
-    """Where alerts go. The secret that signs them comes from a file or an environment variable, never from here."""
-
-    type: Literal["webhook"] = "webhook"
-    url: str
-    secret_file: str = ""
-    secret_env: str = ""
-    timeout_seconds: _Timeout = 15.0
-
-    def __repr__(self) -> str:  # chat services put a token into the URL, so it must not reach a log
-        return f"TargetConfig(type={self.type!r}, url=...)"
-
-
 class Config(_Section, frozen=True, kw_only=True):
     """Everything that can be set; every part gets its own section."""
 
@@ -156,7 +140,7 @@ class Config(_Section, frozen=True, kw_only=True):
     http: HttpConfig = HttpConfig()
     steps: StepsConfig = StepsConfig()
     log: LogConfig = LogConfig()
-    targets: dict[str, TargetConfig] = {}
+    targets: dict[str, TargetSettings] = {}
 
 
 def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
@@ -168,7 +152,8 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
     raw = {} if path is None else _parse(Path(path))
     problems = problems_in(raw, Config)
     if not problems:
-        config = msgspec.convert(raw, Config)
+        targets = targets_from(raw.pop("targets", {}))
+        config = msgspec.structs.replace(msgspec.convert(raw, Config), targets=targets)
         problems = cross_problems(config)
         if path is not None and not problems:
             config, problems = _with_rules(config, Path(path).parent)
@@ -220,40 +205,3 @@ def _state_dir(configured: str, environ: Mapping[str, str]) -> Path:
 
 def _home(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
-
-
-def read_secrets(name: str, target: TargetConfig, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The signing secrets of the target called ``name``, newest first; empty if none is configured.
-
-    A file holds one secret a line; a relative ``secret_file`` lies in ``$CREDENTIALS_DIRECTORY`` (systemd's
-    LoadCredential). A variable holds them separated by white space. :class:`ConfigError` never shows a secret.
-    """
-    if target.secret_env:
-        field, text = "secret_env", environ.get(target.secret_env, "")
-        what = f"the environment variable {target.secret_env}"
-    elif target.secret_file:
-        field, text = "secret_file", _read_secret_file(name, target.secret_file, environ)
-        what = target.secret_file
-    else:
-        return ()
-    secrets = tuple(text.split())
-    if not secrets:
-        raise ConfigError.of("", [Problem(f"targets.{name}.{field}", f"{what} holds no secret")])
-    return secrets
-
-
-def _read_secret_file(name: str, file: str, environ: Mapping[str, str]) -> str:
-    field = f"targets.{name}.secret_file"
-    folder = environ.get("CREDENTIALS_DIRECTORY", "")
-    if not file.startswith("/") and not folder:
-        message = f"{file} is relative, and there is no $CREDENTIALS_DIRECTORY that it could be in"
-        raise ConfigError.of("", [Problem(field, message)])
-    path = Path(folder, file)
-    try:
-        with path.open("rb") as opened:
-            return opened.read(MAX_SECRET_FILE_BYTES).decode("ascii")
-    except OSError as error:
-        raise ConfigError.of("", [Problem(field, f"{path} cannot be read: {error.strerror}")]) from error
-    except UnicodeDecodeError:
-        # Not chained: the error would carry the file's bytes into a traceback.
-        raise ConfigError.of("", [Problem(field, f"{path} holds something other than ASCII text")]) from None

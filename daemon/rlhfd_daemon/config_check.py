@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
 
 import msgspec
 
+from rlhfd_alerts.receivers import RECEIVERS
+from rlhfd_alerts.target import TargetSettings
+from rlhfd_daemon.config_targets import DEFAULT_TYPE, target_faults
 from rlhfd_daemon.errors import Problem
 from rlhfd_daemon.outlets.access import problems_of
 from rlhfd_emitter.endpoint import MAX_IPC_PATH_BYTES, ipc_path
 
 if TYPE_CHECKING:
-    from rlhfd_daemon.config import Config, TargetConfig
+    from rlhfd_daemon.config import Config
 
 __all__ = ["cross_problems", "problems_in"]
 
-_TARGET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_INLINE_SECRET = ("secret", "secrets", "token", "password")
+_INLINE_SECRET = ("secret", "secrets", "token", "password", "routing_key", "integration_key")
 
 
 def problems_in(raw: Mapping[str, Any], section: type[msgspec.Struct], prefix: str = "") -> list[Problem]:
     """Unknown keys, missing keys, wrong types and values out of range in ``raw``, all of them."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(section)}
-    problems = [_unknown(prefix, key, list(fields)) for key in raw if key not in fields]
+    tag = section.__struct_config__.tag_field
+    valid = [*fields] if tag is None else [tag, *fields]
+    problems = [_unknown(prefix, key, valid) for key in raw if key not in valid]
     for name, field in fields.items():
         if name in raw:
             problems += _in_value(raw[name], field.type, prefix + name)
@@ -40,6 +42,8 @@ def _in_value(value: object, expected: Any, name: str) -> list[Problem]:
         if not isinstance(value, dict):
             return [Problem(name, f"must be a section, [{name}]")]
         return problems_in(value, expected, f"{name}.")
+    if expected == dict[str, TargetSettings] and isinstance(value, dict):
+        return [problem for key in value for problem in _in_target(value[key], f"{name}.{key}")]
     if get_origin(expected) is dict and isinstance(value, dict):
         section = get_args(expected)[1]
         return [problem for key in value for problem in _in_value(value[key], section, f"{name}.{key}")]
@@ -53,6 +57,17 @@ def _in_value(value: object, expected: Any, name: str) -> list[Problem]:
         message, _, place = str(error).partition(" - at `$")
         return [Problem(name + place.rstrip("`"), message[:1].lower() + message[1:])]
     return []
+
+
+def _in_target(value: object, name: str) -> list[Problem]:
+    if not isinstance(value, dict):
+        return [Problem(name, f"must be a section, [{name}]")]
+    kind = value.get("type", DEFAULT_TYPE)
+    if not isinstance(kind, str) or kind not in RECEIVERS:
+        nearest = difflib.get_close_matches(kind if isinstance(kind, str) else "", RECEIVERS, n=1)
+        hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
+        return [Problem(f"{name}.type", f"{hint}must be one of: {', '.join(RECEIVERS)}")]
+    return problems_in(value, RECEIVERS[kind].settings, f"{name}.")
 
 
 def _unknown(prefix: str, key: str, valid: list[str]) -> Problem:
@@ -73,7 +88,7 @@ def cross_problems(config: Config) -> list[Problem]:
         problems.append(Problem("control.socket", "must be an absolute path"))
     problems += [Problem(field, message) for field, message in problems_of(config.http)]
     for name, target in config.targets.items():
-        problems += [Problem(f"targets.{name}{field}", message) for field, message in _target(name, target)]
+        problems += target_faults(name, target)
     return problems
 
 
@@ -86,19 +101,3 @@ def _endpoint(endpoint: str) -> list[Problem]:
     if len(path.encode()) > MAX_IPC_PATH_BYTES:
         return [Problem("ingest.endpoint", f"the path is longer than {MAX_IPC_PATH_BYTES} bytes")]
     return []
-
-
-def _target(name: str, target: TargetConfig) -> Iterator[tuple[str, str]]:
-    if not _TARGET_NAME.fullmatch(name):
-        yield "", "a target's name is 1 to 64 letters, digits, '_', '-' or '.'"
-    if target.secret_file and target.secret_env:
-        yield ".secret_env", "give secret_file or secret_env, not both"
-    try:
-        url = urlsplit(target.url)
-        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # a port that is no number, a broken IPv6 address
-        is_usable = False
-    if not is_usable or not target.url.isprintable() or " " in target.url:
-        yield ".url", "must be http:// or https:// with a host"
-    elif url.username is not None or url.password is not None:
-        yield ".url", "must not hold a user name or password"

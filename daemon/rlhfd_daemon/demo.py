@@ -81,7 +81,7 @@ class Demo:
         config.write_text(
             f'[daemon]\nstate_dir = "{directory}/state"\n'
             f'[ingest]\nendpoint = "ipc://{directory}/rlhfd.sock"\n'
-            f'[targets.demo]\nurl = "{server.url}"\nsecret_file = "{directory}/secret"\n'
+            f'[targets.demo]\nurl = "{server.url}"\nsecret_file = "{directory}/secret"\nallow_private = true\n'
         )
         self._say(f"daemon     rlhfd daemon --config {config}")
         self._say(f"receiver   {server.url}")

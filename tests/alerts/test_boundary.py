@@ -9,7 +9,7 @@ from pathlib import Path
 
 import rlhfd_alerts
 
-ALLOWED = {*sys.stdlib_module_names, "aiohttp", "structlog", "rlhfd_alerts"}
+ALLOWED = {*sys.stdlib_module_names, "aiohttp", "msgspec", "structlog", "rlhfd_alerts"}
 
 
 def imported(source: str) -> set[str]:
@@ -22,12 +22,12 @@ def imported(source: str) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def test_nothing_but_the_standard_library_aiohttp_and_structlog_is_imported() -> None:
+def test_nothing_but_the_standard_library_aiohttp_msgspec_and_structlog_is_imported() -> None:
     files = list(Path(rlhfd_alerts.__file__).parent.rglob("*.py"))
     assert len(files) > 10
     assert {file.name: extra for file in files if (extra := imported(file.read_text("utf-8")) - ALLOWED)} == {}
 
 
-def test_importing_the_data_types_loads_no_http_client() -> None:
-    check = "import sys, rlhfd_alerts; sys.exit('aiohttp' in sys.modules)"
+def test_importing_the_data_types_or_the_registry_of_receivers_loads_no_http_client() -> None:
+    check = "import sys, rlhfd_alerts, rlhfd_alerts.receivers; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], timeout=30).returncode == 0

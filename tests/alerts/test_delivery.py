@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
+from rlhfd_alerts.channel import Sessions
 from rlhfd_alerts.delivery import DeliveryWorker
 from rlhfd_alerts.errors import DeliveryError
 from rlhfd_alerts.grouping import group
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
-from rlhfd_alerts.receivers import Receiver, make_receiver
-from rlhfd_alerts.target import Target
-from rlhfd_alerts.testing import SECRET, ManualClock, MemoryReceiver, Reply, WebhookServer, example_finding
+from rlhfd_alerts.receivers import Receiver
+from rlhfd_alerts.testing import (
+    SECRET,
+    ManualClock,
+    MemoryReceiver,
+    Reply,
+    WebhookServer,
+    example_finding,
+    webhook_receiver,
+)
 
 SEND_AND_DIE = """
 import asyncio, os, signal, sys
 from pathlib import Path
-import aiohttp
 from rlhfd_alerts.delivery import DeliveryWorker
 from rlhfd_alerts.outbox import Outbox
-from rlhfd_alerts.receivers import make_receiver
-from rlhfd_alerts.target import Target
+from rlhfd_alerts.testing import webhook_receiver
 
 class DiesAfterSending:
     def __init__(self, receiver):
@@ -41,9 +47,8 @@ class DiesAfterSending:
         os.kill(os.getpid(), signal.SIGKILL)
 
 async def main(path, url, secret):
-    async with aiohttp.ClientSession() as session:
-        receiver = make_receiver(Target("hook", "webhook", url, (secret,)), session)
-        await DeliveryWorker("hook", DiesAfterSending(receiver), Outbox.open(Path(path))).run()
+    receiver = webhook_receiver(url, secret)
+    await DeliveryWorker("hook", DiesAfterSending(receiver), Outbox.open(Path(path))).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -76,8 +81,17 @@ def put(outbox: Outbox, *rules: str, targets: tuple[str, ...] = ("hook",), now: 
     return [notification.id for notification in notifications]
 
 
-def hook(url: str, session: aiohttp.ClientSession) -> Receiver:
-    return make_receiver(Target("hook", "webhook", url, (SECRET,)), session)
+@contextlib.asynccontextmanager
+async def open_sessions() -> AsyncIterator[Sessions]:
+    sessions = Sessions()
+    try:
+        yield sessions
+    finally:
+        await sessions.close()
+
+
+def hook(url: str, sessions: Sessions) -> Receiver:
+    return webhook_receiver(url, sessions=sessions)
 
 
 def retry(retry_after: float | None = None) -> DeliveryError:
@@ -132,9 +146,9 @@ def test_promise_D4_no_attempt_comes_before_the_time_the_receiver_asked_for(outb
 def test_a_429_on_the_wire_holds_the_next_attempt_back(outbox: Outbox) -> None:
     async def scenario() -> None:
         clock = ManualClock()
-        async with WebhookServer(Reply(429, {"Retry-After": "600"})) as server, aiohttp.ClientSession() as session:
+        async with WebhookServer(Reply(429, {"Retry-After": "600"})) as server, open_sessions() as sessions:
             put(outbox, "a", now=clock.now())
-            worker = DeliveryWorker("hook", hook(server.url, session), outbox, clock)
+            worker = DeliveryWorker("hook", hook(server.url, sessions), outbox, clock)
             task = asyncio.create_task(worker.run())
             await until(lambda: len(clock.waits) == 1)
             assert clock.waits == [600.0]
@@ -280,12 +294,12 @@ def test_promise_D2_kill_9_between_send_and_mark_sends_again_under_the_same_id(t
         outbox = Outbox.open(path)
         put(outbox, "a", now=time.time())
         outbox.close()
-        async with WebhookServer() as server, aiohttp.ClientSession() as session:
+        async with WebhookServer() as server, open_sessions() as sessions:
             arguments = (sys.executable, "-c", SEND_AND_DIE, str(path), server.url, SECRET)
             process = await asyncio.create_subprocess_exec(*arguments)
             assert await process.wait() == -signal.SIGKILL
             outbox = Outbox.open(path)
-            worker = DeliveryWorker("hook", hook(server.url, session), outbox)
+            worker = DeliveryWorker("hook", hook(server.url, sessions), outbox)
             task = asyncio.create_task(worker.run())
             await until(lambda: worker.counters.delivered == 1)
             await worker.stop(1.0)
@@ -302,11 +316,11 @@ def test_promise_D2_kill_9_between_send_and_mark_sends_again_under_the_same_id(t
 def test_a_target_that_hangs_delays_no_other_and_stopping_it_is_bounded(outbox: Outbox) -> None:
     async def scenario() -> None:
         replies = (Reply(hang=True), Reply(hang=True))
-        async with WebhookServer(*replies) as slow, WebhookServer() as fast, aiohttp.ClientSession() as session:
+        async with WebhookServer(*replies) as slow, WebhookServer() as fast, open_sessions() as sessions:
             put(outbox, "a", "b", "c", targets=("slow", "fast"), now=time.time())
             workers = {
-                "slow": DeliveryWorker("slow", hook(slow.url, session), outbox),
-                "fast": DeliveryWorker("fast", hook(fast.url, session), outbox),
+                "slow": DeliveryWorker("slow", hook(slow.url, sessions), outbox),
+                "fast": DeliveryWorker("fast", hook(fast.url, sessions), outbox),
             }
             tasks = [asyncio.create_task(worker.run()) for worker in workers.values()]
             await slow.wait_for(1)

@@ -89,7 +89,7 @@ def metrics_of(row: Mapping[str, float]) -> dict[str, float]:
 async def lived(folder: Path, rows: list[dict[str, float]]) -> list[dict[str, Any]]:
     """What a real daemon's webhook says while the rows are emitted."""
     async with WebhookServer() as server:
-        config = f'[targets.ops]\nurl = "{server.url}"\nsecret_env = "HOOK_SECRET"\n'
+        config = f'[targets.ops]\nurl = "{server.url}"\nsecret_env = "HOOK_SECRET"\nallow_private = true\n'
 
         def emit() -> None:
             with running_daemon(folder, config, {"HOOK_SECRET": SECRET}) as daemon:

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from rlhfd_daemon.config import Config, TargetConfig, load, read_secrets
+from rlhfd_alerts.receivers.webhook import WebhookSettings
+from rlhfd_daemon.config import Config, load
+from rlhfd_daemon.config_targets import read_target
 from rlhfd_daemon.errors import ConfigError
 
 
@@ -59,7 +60,7 @@ def test_every_setting_is_taken_from_the_file(tmp_path: Path) -> None:
     assert config.analyzers.forecast.warning_minutes == 45.0
     assert config.analyzers.forecast.critical_minutes == 10.0
     assert config.analyzers.adaptive.ignore == ("a/*",)
-    assert config.targets["ops"].type == "webhook"
+    assert isinstance(config.targets["ops"], WebhookSettings)
     assert config.targets["ops"].timeout_seconds == 15
 
 
@@ -92,9 +93,9 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         "rlhfd.toml: framelog.max_bytes: expected `int`, got `str`",
         'rlhfd.toml: framelog.segmentbytes: unknown key; did you mean "segment_bytes"?',
         "rlhfd.toml: log.level: must be one of: debug, info, warning, error",
-        "rlhfd.toml: targets.ops.header: unknown key; valid here: type, url, secret_file, secret_env, timeout_seconds",
+        "rlhfd.toml: targets.ops.header: unknown key; valid here: type, timeout_seconds, interval_seconds, "
+        "send_resolved, secret_file, secret_env, url, url_file, url_env, allow_private, proxy, ca_file, insecure",
         "rlhfd.toml: targets.ops.timeout_seconds: expected `float` > 0.0",
-        "rlhfd.toml: targets.ops.url: is missing",
     ]
 
 
@@ -116,7 +117,16 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         ("targets = 3", "targets: expected `object`, got `int`"),
         ("[targets]\nops = 3", "targets.ops: must be a section, [targets.ops]"),
         ("[targets.'a b']\nurl = 'https://h'", "targets.a b: a target's name is"),
-        ("[targets.a]\nurl = 'https://h'\ntype = 'pager'", "targets.a.type: must be one of: webhook"),
+        ("[targets.a]\nurl = 'https://h'\ntype = 'qqq'", "targets.a.type: must be one of: webhook"),
+        ("[targets.a]\ntype = 'web_hook'", 'targets.a.type: did you mean "webhook"? must be one of: '),
+        ("[targets.a]\ntype = ['webhook']", "targets.a.type: must be one of: "),
+        ("[targets.a]\n", "targets.a.url: is missing (or url_file, url_env)"),
+        ("[targets.a]\nurl = 'https://h'\nurl_env = 'A'", "targets.a.url_env: give one of url, url_file and url_env"),
+        ("[targets.a]\nurl = 'http://10.0.0.1/'", "targets.a.url: a loopback or private address; allow_private = true"),
+        (
+            "[targets.a]\nurl = 'http://localhost/'",
+            "targets.a.url: a loopback or private address; allow_private = true",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
@@ -127,7 +137,6 @@ def test_a_value_that_cannot_be_is_refused_with_its_place(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     "url",
     [
-        "",
         "example.org/x",
         "ftp://example.org",
         "https://",
@@ -168,7 +177,7 @@ def test_an_inline_secret_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_a_target_does_not_show_its_url_in_its_repr() -> None:
-    assert CANARY not in repr(Config(targets={"a": TargetConfig(url=f"https://h/{CANARY}")}))
+    assert CANARY not in repr(Config(targets={"a": WebhookSettings(url=f"https://h/{CANARY}")}))
 
 
 @pytest.mark.parametrize(
@@ -212,34 +221,44 @@ def test_where_state_lives(
     assert loaded(tmp_path, text, environ).daemon.state_dir == expected
 
 
-def target(**fields: Any) -> TargetConfig:
-    return msgspec.convert({"url": "https://h", **fields}, TargetConfig)
+def secrets(environ: dict[str, str], **settings: Any) -> tuple[str, ...]:
+    return read_target("a", WebhookSettings(url="https://h", **settings), environ).secrets
 
 
 def test_secrets_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     (tmp_path / "hook").write_text("whsec_new\n\n  whsec_old  \n")
     expected = ("whsec_new", "whsec_old")
-    assert read_secrets("a", target(secret_file=str(tmp_path / "hook")), {}) == expected
-    assert read_secrets("a", target(secret_file="hook"), {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == expected
+    assert secrets({}, secret_file=str(tmp_path / "hook")) == expected
+    assert secrets({"CREDENTIALS_DIRECTORY": str(tmp_path)}, secret_file="hook") == expected
 
 
 def test_secrets_come_from_a_variable_or_there_are_none() -> None:
-    assert read_secrets("a", target(secret_env="S"), {"S": "one two"}) == ("one", "two")
-    assert read_secrets("a", target(), {"S": "one"}) == ()
+    assert secrets({"S": "one two"}, secret_env="S") == ("one", "two")
+    assert secrets({"S": "one"}) == ()
 
 
 def test_a_secret_that_is_not_there_is_named_but_not_shown(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(CANARY.encode() + b"\xff")
-    cases = [
-        (target(secret_env="S"), "targets.a.secret_env: the environment variable S holds no secret"),
-        (target(secret_file=str(tmp_path / "gone")), "targets.a.secret_file: .*gone cannot be read: No such file"),
-        (target(secret_file=str(tmp_path / "empty")), "targets.a.secret_file: .*empty holds no secret"),
-        (target(secret_file=str(tmp_path / "binary")), "holds something other than ASCII text"),
-        (target(secret_file="relative"), "no .CREDENTIALS_DIRECTORY"),
+    cases: list[tuple[dict[str, str], str]] = [
+        ({"secret_env": "S"}, "targets.a.secret_env: the environment variable S holds no secret"),
+        ({"secret_file": str(tmp_path / "gone")}, "targets.a.secret_file: .*gone cannot be read: No such file"),
+        ({"secret_file": str(tmp_path / "empty")}, "targets.a.secret_file: .*empty holds no secret"),
+        ({"secret_file": str(tmp_path / "binary")}, "holds something other than ASCII text"),
+        ({"secret_file": "relative"}, "no .CREDENTIALS_DIRECTORY"),
     ]
     for one, expected in cases:
         with pytest.raises(ConfigError, match=expected) as caught:
-            read_secrets("a", one, {})
+            secrets({}, **one)
         assert CANARY not in str(caught.value)
         assert caught.value.__cause__ is None or CANARY not in repr(caught.value.__cause__)
+
+
+def test_a_url_may_come_from_a_file_or_a_variable_and_is_checked_without_being_shown(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("https://h/token\n")
+    assert read_target("a", WebhookSettings(url_file=str(tmp_path / "url")), {}).url == "https://h/token"
+    assert read_target("a", WebhookSettings(url_env="U"), {"U": "https://h/x"}).url == "https://h/x"
+    for bad in (f"gopher://{CANARY}", f"https://a:{CANARY}@h/"):
+        with pytest.raises(ConfigError, match=r"targets.a.url_env: must") as caught:
+            read_target("a", WebhookSettings(url_env="U"), {"U": bad})
+        assert CANARY not in str(caught.value)

@@ -46,7 +46,7 @@ class Hook:
 
     def target(self, name: str = "ops") -> str:
         """The section of the configuration that sends alerts here."""
-        return f'[targets.{name}]\nurl = "{self._server.url}"\nsecret_env = "HOOK_SECRET"\n'
+        return f'[targets.{name}]\nurl = "{self._server.url}"\nsecret_env = "HOOK_SECRET"\nallow_private = true\n'
 
     def wait(self, count: int = 1) -> ReceivedRequest:
         """The ``count``-th request, once it is there."""

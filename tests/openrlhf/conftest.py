@@ -128,7 +128,7 @@ class Hook:
 
 def daemon_with_hook(directory: Path, hook: Hook) -> DaemonProcess:
     """A daemon that sends its alerts to ``hook``; not started yet."""
-    target = f'[targets.hook]\nurl = "{hook.url}"\nsecret_env = "HOOK_SECRET"\n'
+    target = f'[targets.hook]\nurl = "{hook.url}"\nsecret_env = "HOOK_SECRET"\nallow_private = true\n'
     return DaemonProcess(directory, target, {"HOOK_SECRET": SECRET})
 
 

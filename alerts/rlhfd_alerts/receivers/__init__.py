@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
-import aiohttp
+from rlhfd_alerts.context import Context
+from rlhfd_alerts.receivers.webhook import WebhookReceiver, WebhookSettings
+from rlhfd_alerts.target import Target, TargetSettings
 
-from rlhfd_alerts.errors import TargetError
-from rlhfd_alerts.receivers.webhook import WebhookReceiver
-from rlhfd_alerts.target import Target
-
-__all__ = ["RECEIVERS", "Receiver", "make_receiver"]
+__all__ = ["RECEIVERS", "Kind", "Receiver", "make_receiver"]
 
 
 class Receiver(Protocol):
     """Renders and sends. Retrying, ordering and durability are the delivery worker's business."""
 
-    async def send(self, notification_id: str, body: bytes, now: float) -> None:
-        """Return once the other side has accepted ``body`` (canonical JSON). ``now`` is unix seconds.
+    async def send(self, notification_id: str, body: bytes, now: float) -> str | None:
+        """Return once the other side has accepted ``body`` (canonical JSON), with what it said, if anything.
 
-        Raises :class:`~rlhfd_alerts.errors.DeliveryError`, which says whether trying again can help.
+        ``now`` is unix seconds. Raises :class:`~rlhfd_alerts.errors.DeliveryError`, which says whether trying again
+        can help.
         """
 
 
-RECEIVERS: dict[str, Callable[[Target, aiohttp.ClientSession, str], Receiver]] = {
-    "webhook": WebhookReceiver,
+_Settings = TypeVar("_Settings", bound=TargetSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[_Settings]):
+    """What a target of one type may set (its tag is the type's name), and how its receiver is made."""
+
+    settings: type[_Settings]
+    make: Callable[[Target[_Settings], Context], Receiver]
+
+
+RECEIVERS: dict[str, Kind[Any]] = {
+    "webhook": Kind(WebhookSettings, WebhookReceiver),
 }
 
 
-def make_receiver(target: Target, session: aiohttp.ClientSession, version: str = "unknown") -> Receiver:
-    """Return the receiver for ``target``; ``version`` is rlhfd's own, told to the other side.
+def make_receiver(target: Target[TargetSettings], context: Context | None = None) -> Receiver:
+    """Return the receiver for ``target``; nothing is connected yet.
 
-    Raises :class:`TargetError` for an unknown type or unusable URL, :class:`SecretError` for a bad secret.
+    Raises :class:`TargetError` for an unusable URL, :class:`SecretError` for a bad secret.
     """
-    if target.type not in RECEIVERS:
-        known = ", ".join(sorted(RECEIVERS))
-        raise TargetError(f"target {target.name!r}: unknown type {target.type!r} (known: {known})")
-    return RECEIVERS[target.type](target, session, version)
+    kind = next(kind for kind in RECEIVERS.values() if kind.settings is type(target.settings))
+    return kind.make(target, context or Context())
