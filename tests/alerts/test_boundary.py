@@ -9,7 +9,7 @@ from pathlib import Path
 
 import rlhfd_alerts
 
-ALLOWED = {*sys.stdlib_module_names, "aiohttp", "msgspec", "structlog", "rlhfd_alerts"}
+ALLOWED = {*sys.stdlib_module_names, "aiohttp", "apprise", "msgspec", "structlog", "rlhfd_alerts"}
 
 
 def imported(source: str) -> set[str]:

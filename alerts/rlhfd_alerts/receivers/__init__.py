@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from rlhfd_alerts.context import Context
+from rlhfd_alerts.receivers.alertmanager import AlertmanagerReceiver, AlertmanagerSettings
+from rlhfd_alerts.receivers.apprise import AppriseReceiver, AppriseSettings
+from rlhfd_alerts.receivers.command import CommandReceiver, CommandSettings
+from rlhfd_alerts.receivers.discord import DiscordReceiver, DiscordSettings
+from rlhfd_alerts.receivers.email import EmailReceiver, EmailSettings
+from rlhfd_alerts.receivers.pagerduty import PagerDutyReceiver, PagerDutySettings
+from rlhfd_alerts.receivers.slack import SlackReceiver, SlackSettings
 from rlhfd_alerts.receivers.webhook import WebhookReceiver, WebhookSettings
 from rlhfd_alerts.target import Target, TargetSettings
 
-__all__ = ["RECEIVERS", "Kind", "Receiver", "make_receiver"]
+__all__ = ["RECEIVERS", "Digesting", "Kind", "Receiver", "Resending", "make_receiver"]
 
 
 class Receiver(Protocol):
@@ -22,6 +29,27 @@ class Receiver(Protocol):
         ``now`` is unix seconds. Raises :class:`~rlhfd_alerts.errors.DeliveryError`, which says whether trying again
         can help.
         """
+
+
+@runtime_checkable
+class Digesting(Receiver, Protocol):
+    """Can tell of many notifications at once."""
+
+    async def send_digest(self, notifications: Sequence[tuple[str, bytes]], now: float) -> str | None:
+        """As :meth:`send`, for several (id, body): all are accepted, or none."""
+
+
+@runtime_checkable
+class Resending(Receiver, Protocol):
+    """Has to repeat what it has told, since the other side forgets."""
+
+    resend_seconds: float
+
+    def recall(self, notifications: Iterable[tuple[str, bytes]], now: float) -> None:
+        """Take up after a restart: what was delivered before, oldest first."""
+
+    async def resend(self, now: float) -> None:
+        """Repeat; called every ``resend_seconds``. Raises :class:`~rlhfd_alerts.errors.DeliveryError`."""
 
 
 _Settings = TypeVar("_Settings", bound=TargetSettings)
@@ -36,6 +64,13 @@ class Kind(Generic[_Settings]):
 
 
 RECEIVERS: dict[str, Kind[Any]] = {
+    "alertmanager": Kind(AlertmanagerSettings, AlertmanagerReceiver),
+    "apprise": Kind(AppriseSettings, AppriseReceiver),
+    "command": Kind(CommandSettings, CommandReceiver),
+    "discord": Kind(DiscordSettings, DiscordReceiver),
+    "email": Kind(EmailSettings, EmailReceiver),
+    "pagerduty": Kind(PagerDutySettings, PagerDutyReceiver),
+    "slack": Kind(SlackSettings, SlackReceiver),
     "webhook": Kind(WebhookSettings, WebhookReceiver),
 }
 
