@@ -2,7 +2,8 @@
 
 `python tests/bench/detection.py [--quick] [--json] [--group NAME]`, or `--trace FILE` for the alerts of one run.
 In brackets: 90 % intervals, by drawing the runs again. The labelled runs are in tests/fixtures/traces; those of the
-group held-out are made up by tests/detecting/generator.py, which no detector was tuned on.
+group held-out are made up by tests/detecting/generator.py, which no detector was tuned on, and healthy batches of one
+to eight samples by tests/detecting/small_batches.py, with a seed that no rule was chosen on.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from detecting.logs import checked, labelled
 from detecting.measure import compared, heard, measured
 from detecting.planted import held_out
 from detecting.report import comparison, cost_lines, plain, section
+from detecting.small_batches import small_batches
 
-GROUPS = ("generated", "scaled", "long", "openrlhf", "held-out")
+GROUPS = ("generated", "scaled", "long", "openrlhf", "held-out", "small-batches")
+SMALL_RUNS, SMALL_STEPS, SMALL_SEED = 64, 600, 2026
 
 
 def main() -> None:
@@ -47,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure what was asked for; tables are printed as they come."""
     tell = no_lines if options.json else lines
     logs = [*labelled(), *held_out(every=3 if options.quick else 1)]
+    logs += small_batches(SMALL_RUNS, SMALL_STEPS, SMALL_SEED)
     wanted = {options.group} if options.group else set(GROUPS) - ({"long"} if options.quick else set())
     logs = [log for log in logs if log.label.group in wanted]
     ours = heard(logs)

@@ -235,7 +235,7 @@ def test_no_rule_fires_on_what_is_healthy(path: Path, onset: int) -> None:
         ("generated/clip_saturation_6180_grpo", "clip_ratio_high", 15),
         ("generated/kl_explosion_6000_grpo", "kl_high", 60),
         ("generated/length_explosion_6160_grpo", "length_doubled", 15),
-        ("generated/length_explosion_6160_grpo", "truncated_often", 25),
+        ("generated/length_explosion_6160_grpo", "truncated_often", 26),
         ("generated/reward_hacking_6060_grpo", "reward_kl_length_up", 30),
         ("generated/reward_hacking_6060_grpo", "reward_up_eval_down", 80),
         ("generated/reward_collapse_6041_ppo", "reward_collapse", 25),

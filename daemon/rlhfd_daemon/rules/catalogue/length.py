@@ -12,6 +12,7 @@ from rlhfd_daemon.rules.catalogue.terms import (
     TRUNCATED,
     WARNING,
     above,
+    every_above,
     fallen,
     now_below,
     now_times,
@@ -31,7 +32,7 @@ CUT = (
 ROWS = (
     row(
         "truncated_often", "Many answers are cut off", "length", WARNING,
-        (above(TRUNCATED, 0.4),), hold=(8, 10), after=5, critical=0.95,
+        (above(TRUNCATED, 0.4),), hold=(9, 10), after=5, critical=0.95,
         summary="{value} of the answers are cut off at the limit",
         remedy=CUT, source=f"Yu et al. 2025 (DAPO), arXiv:2503.14476; {MEASURED}: at most 0.02; 0.5 and 0.99 in runs "
         "that were lost",
@@ -79,7 +80,7 @@ ROWS = (
     ),
     row(
         "length_up_reward_down", "Answers become longer and the reward falls", "length", WARNING,
-        (times(LENGTH, 1.4), fallen(REWARD, 0.4)), hold=(3, 5), after=55,
+        (times(LENGTH, 1.4), every_above(LENGTH, 1.0, 10), fallen(REWARD, 0.4)), hold=(5, 6), after=55,
         explains=("truncated_often", "level_change", "length_cap_reached"),
         summary="answers are {value} times as long as in the 50 steps before, and the reward falls",
         remedy="The policy runs on: look at samples, at the weight sync (rlhfd/mismatch/*) and at "
@@ -88,7 +89,7 @@ ROWS = (
     ),
     row(
         "length_doubled", "Answers have become twice as long", "length", WARNING,
-        (now_times(LENGTH, 2.0),), hold=(6, 8), after=25,
+        (now_times(LENGTH, 2.0), every_above(LENGTH, 1.2, 6)), hold=(6, 8), after=25,
         explains=("truncated_often", "step_slow", "length_cap_reached", "level_change"),
         summary="answers are {value} times as long as in the 50 steps before",
         remedy="Read samples. If they ramble, penalise length (--reward.overlong_buffer_len) or look for a length bias "

@@ -12,6 +12,7 @@ from rlhfd_daemon.rules.catalogue.terms import (
     WARNING,
     above,
     below,
+    every_below,
     fallen,
     zeros,
 )
@@ -32,10 +33,10 @@ SERVICE = (
 ROWS = (
     row(
         "dead_groups", "Most prompts teach nothing", "reward", WARNING,
-        (above("rlhfd/group/zero_std_ratio", 0.9, "mean", 30),), hold=(3, 5), after=30, critical=0.995,
+        (above("rlhfd/group/zero_std_ratio", 0.95, "mean", 40),), hold=(3, 5), after=40, critical=0.995,
         requires=("groups",),
         explains=("gradient_zero", "advantage_zero", "clip_never", "dead_run"),
-        summary="in {value} of the groups all samples get the same reward (mean of 30 steps)",
+        summary="in {value} of the groups all samples get the same reward (mean of 40 steps)",
         remedy=TELLS_NOTHING + " More samples a prompt help, too (--rollout.n_samples_per_prompt).",
         source=f"Yu et al. 2025 (DAPO), arXiv:2503.14476; {MEASURED}: 1.0 in a run that was dead; batches of 2 to 4 "
         "samples need the mean of many steps",
@@ -53,11 +54,11 @@ ROWS = (
     ),
     row(
         "reward_constant_long", "All samples have got the same reward for long", "reward", WARNING,
-        zeros(REWARD_SPREAD, 25, ROUNDING), after=25,
+        (*zeros(REWARD_SPREAD, 40, ROUNDING), below(REWARD, ROUNDING, "std", 40)), after=40,
         explains=("gradient_zero", "advantage_zero", "dead_groups"),
-        summary="train/rollout/reward_std has been 0 for 25 steps: all samples get the same reward",
+        summary="train/rollout/reward_std has been 0 for 40 steps, and the mean the same: all samples get one reward",
         remedy=TELLS_NOTHING, source=f"deepspeedai/DeepSpeedExamples#586; {OURS}",
-        false_positives="Batches of two or three samples that are nearly always right.",
+        false_positives="Batches of one or two samples that are nearly always right.",
     ),
     row(
         "group_reward_constant", "The samples of a prompt get the same reward", "reward", WARNING,
@@ -69,7 +70,8 @@ ROWS = (
     ),
     row(
         "group_spread_low", "Rewards within groups differ far less than before", "reward", WARNING,
-        (below("train/group_reward_std", 0.25, "mean", 10, "baseline"),), hold=(4, 5), after=60, requires=("groups",),
+        (below("train/group_reward_std", 0.25, "mean", 10, "baseline"), every_below("train/group_reward_std", 0.6, 5)),
+        hold=(4, 5), after=60, requires=("groups",),
         explains=("gradient_vanishes", "group_reward_constant", "advantage_spread_low", "dead_groups"),
         summary="train/group_reward_std is {value} times its level of the 50 steps before",
         remedy=TELLS_NOTHING, source=f"Shao et al. 2024 (GRPO), arXiv:2402.03300; {OURS}",
@@ -84,7 +86,8 @@ ROWS = (
     ),
     row(
         "reward_collapse", "The reward has collapsed", "reward", WARNING,
-        (fallen(REWARD, 0.7), below(REWARD, 0.25, "mean", 20, "baseline")), hold=(4, 5), after=60,
+        (fallen(REWARD, 0.7), below(REWARD, 0.25, "mean", 20, "baseline"), every_below(REWARD, 0.7, 8)),
+        hold=(4, 5), after=60,
         explains=("dead_groups", "level_change", "entropy_up_reward_down", "kl_up_reward_flat"),
         summary="the reward has lost {value} of the range that it had covered, and is at a quarter of its level of the "
         "50 steps before",

@@ -9,8 +9,8 @@ from rlhfd_daemon.rules.rule import Aggregate, Argument, Clause, Reference, Sign
 
 __all__ = [
     "CLIPPED", "CRITICAL", "ENTROPY", "EVAL", "INFO", "KL", "LENGTH", "MEASURED", "OURS", "REWARD", "REWARD_SPREAD",
-    "STEP_KL", "TRUNCATED", "WARNING", "above", "at_its_best", "below", "fallen", "flags_in", "now_below", "now_times",
-    "times", "zeros",
+    "STEP_KL", "TRUNCATED", "WARNING", "above", "at_its_best", "below", "every_above", "every_below", "fallen",
+    "flags_in", "now_below", "now_times", "times", "zeros",
 ]  # fmt: skip
 
 INFO, WARNING, CRITICAL = Severity.INFO, Severity.WARNING, Severity.CRITICAL
@@ -56,6 +56,17 @@ def below(
 def times(metric: str, factor: float, over: int = 5, *, absolute: bool = False) -> Clause:
     """The mean of the last values is more than ``factor`` times what was usual before."""
     return above(metric, factor, "mean", over, "baseline", absolute=absolute)
+
+
+def every_above(metric: str, factor: float, over: int) -> Clause:
+    """Each of the last values is more than ``factor`` times what was usual before: single values far out, as small
+    batches have them, do not make that true."""
+    return above(metric, factor, "min", over, "baseline")
+
+
+def every_below(metric: str, factor: float, over: int) -> Clause:
+    """Each of the last values is less than ``factor`` times what was usual before."""
+    return below(metric, factor, "max", over, "baseline")
 
 
 def fallen(metric: str, share: float, over: int = 10) -> Clause:

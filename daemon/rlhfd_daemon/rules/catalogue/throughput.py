@@ -10,6 +10,7 @@ from rlhfd_daemon.rules.catalogue.terms import (
     OURS,
     WARNING,
     above,
+    every_above,
     now_below,
     now_times,
     zeros,
@@ -32,7 +33,7 @@ VLLM = "vLLM documentation, Production Metrics; the numbers are our choice"
 ROWS = (
     row(
         "step_slow", "Steps take far longer", "throughput", WARNING,
-        (now_times(STEP, 3.0),), hold=(4, 6), after=30,
+        (now_times(STEP, 3.0), every_above(STEP, 1.5, 4)), hold=(3, 4), after=30,
         summary="a step takes {value} times as long as in the 50 steps before",
         remedy=WHERE, source=f"{MEASURED}: 99th percentile at most 2.7 medians in 16 of 18 runs",
         false_positives="Longer answers (see length_doubled); a machine that is shared.",
