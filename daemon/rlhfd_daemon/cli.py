@@ -201,14 +201,17 @@ def dump_command(log: LogArgument) -> None:
 def check_command(
     path: Annotated[Optional[Path], typer.Argument(metavar="[FILE]")] = None,  # noqa: UP045
 ) -> None:
-    """Say whether a configuration file is good, and every reason why not."""
+    """Say whether a configuration file is good, and every reason why not. Warnings are no mistakes, but may be."""
     from rlhfd_daemon.delivery import check_targets
     from rlhfd_daemon.outlets.access import read_token
+    from rlhfd_daemon.rules.configured import hints_of
 
     with one_line_errors():
         settings, source = read_config(path)
         check_targets(settings.targets, os.environ)
         read_token(settings.http, os.environ)
+        for hint in hints_of(settings.analyzers.rules):
+            typer.echo(f"warning: {hint.field}: {hint.message}", err=True)
         typer.echo(f"{source or 'built-in defaults'}: good; targets: {', '.join(settings.targets) or 'none'}")
 
 

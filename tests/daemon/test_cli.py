@@ -79,6 +79,23 @@ def test_a_good_configuration_is_called_good(tmp_path: Path) -> None:
     assert "good; targets: ops" in out
 
 
+def test_a_rule_s_metric_that_may_be_misspelt_is_a_warning_and_the_configuration_good(tmp_path: Path) -> None:
+    rule = '[[rule]]\nid = "mine"\nmetric = "train/{}"\ncondition = "> 2"\nseverity = "warning"\n'
+    path = config(tmp_path, '[analyzers.rules]\nfiles = ["rules.toml"]\n')
+    (tmp_path / "rules.toml").write_text(rule.format("kl"))
+    assert invoked("config", "check", path)[::2] == (0, "")
+    (tmp_path / "rules.toml").write_text(rule.format("kll"))
+    code, out, err = invoked("config", "check", path)
+    assert (code, err.splitlines()) == (
+        0,
+        [
+            f"warning: {tmp_path}/rules.toml:3: rule mine: metric: train/kll is not in the metric table; did you mean "
+            '"train/kl"?'
+        ],
+    )
+    assert "good; targets: none" in out
+
+
 def test_everything_wrong_with_a_configuration_is_said_with_the_nearest_key(tmp_path: Path) -> None:
     path = config(tmp_path, "[framelog]\nmax_byte = 5\nsegment_bytes = 1\n[ingestt]\n")
     code, out, err = invoked("config", "check", path)

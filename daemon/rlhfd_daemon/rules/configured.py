@@ -18,7 +18,7 @@ from rlhfd_daemon.rules.selection import hold_of
 from rlhfd_daemon.rules.user import read_rules, user_rules
 from rlhfd_daemon.rules.user_fields import nearest
 
-__all__ = ["build", "problems_of", "resolved", "rules_of"]
+__all__ = ["build", "hints_of", "problems_of", "resolved", "rules_of"]
 
 SECTION = "analyzers.rules"
 
@@ -50,6 +50,12 @@ def problems_of(config: RulesConfig) -> list[Problem]:
         name = f'{SECTION}.runs."{pattern}"'
         problems += [*_silenced(name, section.mute, rules), *_overridden(name, section.override, rules)]
     return problems
+
+
+def hints_of(config: RulesConfig) -> list[Problem]:
+    """What is no mistake in the files, but may be: metrics that are nearly one of the table. :raises ConfigError: a
+    file is bad."""
+    return [hint for file in read_rules([Path(one) for one in config.files]) for hint in file.hints]
 
 
 def _silenced(section: str, patterns: tuple[str, ...], rules: Mapping[str, Rule]) -> Iterator[Problem]:
