@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from detecting.logs import labelled, listened
 from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_daemon import metrics
 from rlhfd_daemon.analyzers.forecast import DISK, MEMORY, SupplyForecast
 from rlhfd_daemon.analyzers.forecast_steps import ENTROPY, LENGTH, StepForecast
 from rlhfd_daemon.analyzers.line import blocks, course, fit, steady
 from rlhfd_daemon.config_analyzers import ForecastConfig
+from rlhfd_daemon.rules.catalogue import find
 from rlhfd_daemon.sample import Happening, Sample
 
 GIB = 2.0**30
@@ -102,6 +105,16 @@ def predicted(samples: Iterable[Sample], forecast: SupplyForecast | None = None,
 def gpu(used: Iterable[float], total: float = 80.0) -> Iterator[Sample]:
     yield from polled("gpu/0/memory_total_bytes", [total * GIB])
     yield from polled("gpu/0/memory_used_bytes", [value * GIB for value in used])
+
+
+@pytest.mark.parametrize("rule", [MEMORY, DISK])
+def test_the_catalogue_names_metrics_of_the_table_that_the_forecast_reads(rule: str) -> None:
+    row = find(rule)
+    assert row is not None
+    for name in row.metrics:
+        assert metrics.find(name) is not None
+        sample = next(polled(re.sub("<[a-z]+>", "0", name), [1.0]))
+        assert SupplyForecast(ForecastConfig()).watch(sample) is not None, name
 
 
 def noisy(count: int, start: float, per_minute: float, spread: float = 0.05, every: float = 5.0) -> list[float]:

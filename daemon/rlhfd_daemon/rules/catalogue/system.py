@@ -24,7 +24,9 @@ LOST = ("actor_death", "stalled_phase", "heartbeat_lost")
 GPUS = (
     row(
         "memory_exhaustion", "Memory will run out", "system", WARNING,
-        analyzer="forecast", metrics=("gpu/<n>/memory_free_bytes", "host/memory_available_bytes"),
+        analyzer="forecast",
+        metrics=("gpu/<n>/memory_used_bytes", "gpu/<n>/memory_total_bytes", "host/memory_available_bytes",
+                 "host/memory_total_bytes", "host/shm_used_bytes", "host/cgroup_memory_bytes", "cgroup/memory_bytes"),
         explains=("oom_kill", *LOST),
         summary="at its pace {metric} is used up soon",
         remedy="On a GPU: --vllm.gpu_memory_utilization, --train.micro_batch_size, --train.max_tokens_per_gpu, "
