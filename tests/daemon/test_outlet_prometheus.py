@@ -31,6 +31,7 @@ STATUS: dict[str, Any] = {
     "targets": {"ops": {"last_error": "refused", "pending": 3}},
     "pollers": {"host": {"polls": 5, "failures": 1, "observations": 4, "last_seconds": 0.25, "last_error": None}},
     "alerts": [{"severity": "critical"}, {"severity": "critical"}],
+    "episodes": [{"severity": "critical"}, {"severity": "warning"}],
     "runs": [{"run": "r", "live": True, "streams": [STREAM, {**STREAM, "ended": "process_stop"}]}],
     "steps": {"written_total": 7, "dropped_total": 0, "error": None},
 }  # fmt: skip
@@ -140,6 +141,9 @@ def test_how_the_daemon_fares_is_on_the_page() -> None:
         ("rlhfd_framelog_degraded", ()): 0,
         ("rlhfd_alerts_firing", (("severity", "critical"),)): 2,
         ("rlhfd_alerts_firing", (("severity", "info"),)): 0,
+        ("rlhfd_episodes_open", (("severity", "critical"),)): 1,
+        ("rlhfd_episodes_open", (("severity", "warning"),)): 1,
+        ("rlhfd_episodes_open", (("severity", "info"),)): 0,
         ("rlhfd_target_notifications", (("target", "ops"), ("state", "pending"))): 3,
         ("rlhfd_target_failing", (("target", "ops"),)): 1,
         ("rlhfd_poller_polls_total", (("poller", "host"),)): 5,

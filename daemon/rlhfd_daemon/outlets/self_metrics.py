@@ -77,9 +77,16 @@ def _framelog(log: Status) -> Iterator[Metric]:
 
 def _alerts(status: Status) -> Iterator[Metric]:
     if "alerts" in status:
-        firing = Counter(alert["severity"] for alert in status["alerts"])
-        rows = [((severity.value,), firing[severity.value]) for severity in Severity]
-        yield _gauge("alerts_firing", "Alerts that are firing, by severity.", ("severity",), rows)
+        yield _by_severity("alerts_firing", "Alerts that are firing, by severity.", status["alerts"])
+    if "episodes" in status:
+        text = "Episodes (alerts of one cause together) that are open, by severity."
+        yield _by_severity("episodes_open", text, status["episodes"])
+
+
+def _by_severity(name: str, text: str, rows: Iterable[Status]) -> Metric:
+    """How many there are of each severity, zeros included: a gauge that vanishes cannot be alerted on."""
+    count = Counter(row["severity"] for row in rows)
+    return _gauge(name, text, ("severity",), [((severity.value,), count[severity.value]) for severity in Severity])
 
 
 def _targets(targets: Status) -> Iterator[Metric]:
