@@ -7,8 +7,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from rlhfd_daemon.config_rules import RulesConfig
+from rlhfd_daemon.errors import Problem
 
-__all__ = ["AbsenceConfig", "AdaptiveConfig", "AnalyzersConfig", "ForecastConfig", "IncidentsConfig", "NonFiniteConfig"]
+__all__ = [
+    "AbsenceConfig", "AdaptiveConfig", "AnalyzersConfig", "ForecastConfig", "IncidentsConfig", "NonFiniteConfig",
+    "forecast_faults",
+]  # fmt: skip
 
 _Count = Annotated[int, Meta(ge=1)]
 
@@ -72,6 +76,15 @@ class ForecastConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     length_steps: _Count = 50
     entropy_floor: Annotated[float, Meta(ge=0, le=100)] = 0.02
     entropy_steps: _Count = 20
+
+
+def forecast_faults(forecast: ForecastConfig) -> list[Problem]:
+    """What would make a prediction critical before it is a warning."""
+    critical, warning = forecast.critical_minutes, forecast.warning_minutes
+    if critical <= warning:
+        return []
+    hint = f"must be at most warning_minutes ({warning:g}); lower it, or set warning_minutes to {critical:g} or more"
+    return [Problem("analyzers.forecast.critical_minutes", hint)]
 
 
 class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ import msgspec
 
 from rlhfd_alerts.receivers import RECEIVERS
 from rlhfd_alerts.target import TargetSettings
+from rlhfd_daemon.config_analyzers import forecast_faults
 from rlhfd_daemon.config_targets import DEFAULT_TYPE, target_faults
 from rlhfd_daemon.errors import Problem
 from rlhfd_daemon.outlets.access import problems_of
@@ -84,6 +85,7 @@ def cross_problems(config: Config) -> list[Problem]:
     if config.framelog.max_bytes < 2 * config.framelog.segment_bytes:
         problems.append(Problem("framelog.max_bytes", "must be at least twice segment_bytes"))
     problems += _endpoint(config.ingest.endpoint)
+    problems += forecast_faults(config.analyzers.forecast)
     if config.control.socket and not config.control.socket.startswith("/"):
         problems.append(Problem("control.socket", "must be an absolute path"))
     problems += [Problem(field, message) for field, message in problems_of(config.http)]

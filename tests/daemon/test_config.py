@@ -64,6 +64,11 @@ def test_every_setting_is_taken_from_the_file(tmp_path: Path) -> None:
     assert config.targets["ops"].timeout_seconds == 15
 
 
+def test_a_prediction_may_be_critical_as_soon_as_it_is_a_warning(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "[analyzers.forecast]\ncritical_minutes = 30")
+    assert config.analyzers.forecast.critical_minutes == config.analyzers.forecast.warning_minutes
+
+
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(tmp_path: Path) -> None:
     assert complaint(tmp_path, '[ingest]\nendpont = "ipc:///x"') == [
         'rlhfd.toml: ingest.endpont: unknown key; did you mean "endpoint"?'
@@ -105,6 +110,12 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         ("[analyzers.forecast]\nlength_ratio = 0", "analyzers.forecast.length_ratio: expected `float` > 0.0"),
         ("[analyzers.forecast]\nlength_ratio = nan", "analyzers.forecast.length_ratio: "),
         ("[analyzers.forecast]\nlength_ratio = inf", "analyzers.forecast.length_ratio: "),
+        (
+            "[analyzers.forecast]\ncritical_minutes = 31",
+            "analyzers.forecast.critical_minutes: must be at most warning_minutes (30); lower it, or set "
+            "warning_minutes to 31 or more",
+        ),
+        ("[analyzers.forecast]\nwarning_minutes = 5", "analyzers.forecast.critical_minutes: must be at most "),
         ("[analyzers.adaptive]\nignore = ['a', 1]", "analyzers.adaptive.ignore[1]: expected `str`, got `int`"),
         ("[framelog]\nsegment_bytes = 0", "framelog.segment_bytes: expected `int` >= 4096"),
         ("[framelog]\nmax_bytes = 20_000_000", "framelog.max_bytes: must be at least twice segment_bytes"),
