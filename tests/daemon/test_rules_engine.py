@@ -15,6 +15,7 @@ from rlhfd_alerts.finding import Finding, Severity
 from rlhfd_daemon.analyzers.rules import RuleAnalyzer
 from rlhfd_daemon.config_rules import RuleOverride, RulesConfig
 from rlhfd_daemon.rules import Argument, Clause, Rule, Signal
+from rlhfd_daemon.rules.hold import Hold
 from rlhfd_daemon.rules.rule import Aggregate, Fact, Reference
 from rlhfd_daemon.sample import Happening, Sample
 
@@ -124,6 +125,20 @@ def test_k_of_n_ends_when_none_of_the_last_n_was_true_and_keep_makes_that_longer
     assert edges(feed(analyzer(rule(hold=(2, 3), keep=6)), values)) == [(2, True), (8, False)]
 
 
+def test_true_looks_count_within_n_however_long_the_end_is_waited_for() -> None:
+    kept = rule(hold=(2, 3), keep=6, critical=2.0)
+    assert feed(analyzer(kept), [0.9, 0.1, 0.1, 0.9, 0.1, 0.1, 0.9]) == []
+    found = feed(analyzer(kept), [3.0, 0.1, 0.9, 0.1, 3.0, 0.1, 3.0])
+    assert [(finding.step, finding.severity.value) for finding in found] == [(3, "warning"), (7, "critical")]
+
+
+def test_onset_is_that_of_the_beginning_though_more_true_looks_follow() -> None:
+    hold = Hold(2, 2)
+    changes = [hold.look(answer, step, 10.0 * step) for step, answer in enumerate([True, True, False, True, True], 1)]
+    assert changes == [None, "begins", None, None, None]
+    assert hold.onset == (1, 10.0)
+
+
 def test_too_few_true_looks_are_silent() -> None:
     assert feed(analyzer(rule(hold=(3, 5))), [0.9, 0.9, 0.1, 0.1, 0.1] * 10) == []
 
@@ -169,6 +184,29 @@ def test_a_drawdown_is_the_share_of_the_covered_range_that_was_lost() -> None:
     found = feed(analyzer(half), [*rising, *falling])
     assert [finding.summary for finding in found] == ["0.5625"]
     assert found[0].step == 11
+
+
+def test_drawdowns_of_several_lengths_and_signs_are_each_of_their_own_means() -> None:
+    values = [0.0, 8.0, 8.0, 8.0, 8.0, -2.0, -2.0, 6.0, 6.0, 6.0]
+    kinds = {(2, False): "0.2", (4, False): "0.6667", (2, True): "0.3333", (4, True): "0.75"}
+    rules = [
+        rule(
+            Clause(Signal(metric=KL, take="drawdown", over=over, absolute=is_absolute), ">", -1.0),
+            id=f"{over}-{is_absolute}", after=9, summary="{value}",
+        )
+        for over, is_absolute in kinds
+    ]  # fmt: skip
+    assert [finding.summary for finding in feed(analyzer(*rules), values)] == list(kinds.values())
+
+
+def test_a_baseline_leaves_out_the_window_that_is_compared_with_it() -> None:
+    times = rule(
+        Clause(Signal(metric=KL, take="mean", over=30, against="baseline"), ">", 4.9),
+        summary="{value} times {baseline}",
+    )
+    found = feed(analyzer(times), [*[0.2] * 25, *[1.0] * 30])
+    assert [(finding.step, finding.summary) for finding in found] == [(55, "5 times 0.2")]
+    assert feed(analyzer(times), [*[0.2] * 19, *[1.0] * 30]) == []
 
 
 def test_against_the_baseline_is_a_ratio_to_the_values_before_the_window() -> None:
@@ -228,7 +266,7 @@ def test_severity_rises_once_when_the_critical_limit_holds_as_long() -> None:
     assert [(finding.step, finding.active, finding.severity.value) for finding in found] == [
         (2, True, "warning"), (6, True, "critical"), (9, False, "critical"),
     ]  # fmt: skip
-    assert {finding.onset_step for finding in found} == {1}
+    assert {(finding.onset_step, finding.onset_time) for finding in found} == {(1, 1001.0)}
     assert found[1].summary == "train/kl is 3, limit 2, at step 6"
     at_once = feed(analyzer(rule(critical=2.0)), [3.0])
     assert [finding.severity for finding in at_once] == [Severity.CRITICAL]
@@ -238,6 +276,23 @@ def test_a_step_that_comes_twice_or_late_counts_once() -> None:
     one = analyzer(rule(hold=(2, 2)))
     steps = [(1, 0.9), (1, 0.9), (1, 0.9), (2, 0.1), (3, 0.9), (2, 0.9), (4, 0.1)]
     assert [finding for step, value in steps for finding in one.observe(sample(step, value))] == []
+
+
+def test_two_steps_behind_is_late_and_three_are_a_run_that_went_back() -> None:
+    one = analyzer(rule())
+    assert edges(feed(one, [0.9], first=20)) == [(20, True)]
+    assert feed(one, [0.1, 0.1, 0.1], first=18) == []  # 18 to 20: late, or twice
+    found = list(one.observe(sample(17, 0.1)))
+    assert edges(found) == [(17, False)]
+    assert "went back to step 17" in found[0].summary
+    assert edges(feed(one, [0.9], first=18)) == [(18, True)]
+
+
+@pytest.mark.parametrize(("ahead", "known"), [(3, True), (4, False)])
+def test_another_metric_may_be_three_steps_ahead_and_no_more(ahead: int, known: bool) -> None:
+    one = analyzer(rule(HIGH, Clause(Signal(metric="train/reward"), "<", 0.0)))
+    one.observe(sample(10 + ahead, -1.0, "train/reward", rank=1))
+    assert bool(list(one.observe(sample(10, 0.9)))) is known
 
 
 def test_a_run_that_goes_back_is_looked_at_anew() -> None:
@@ -352,6 +407,17 @@ def test_a_metric_that_stays_away_is_looked_at_for_every_step_without_it() -> No
     assert [(finding.active, finding.value) for finding in found] == [(True, None)]
     assert found[0].summary == "train/kl is unknown, limit 0.5, at step 8; it has no value since step 6"
     assert edges(feed(one, [0.1, 0.1], first=11)) == [(12, False)]
+
+
+def test_every_step_without_a_value_counts_once() -> None:
+    one = analyzer(rule(missing="alert", hold=(5, 5)))
+    feed(one, [0.1] * 5)
+    assert [finding for step in (7, 8, 9, 10) for finding in steps_without(one, step, step)] == []  # 6 to 9 are over
+    assert [found for now in (1, 2, 3) for found in one.tick(1010.0 + now)] == []
+    feed(one, [0.1], first=11)
+    found = steps_without(one, 12, 18)
+    assert [(finding.active, finding.step) for finding in found] == [(True, 17)]  # 12 to 16 are
+    assert found[0].summary.endswith("it has no value since step 12")
 
 
 def test_a_metric_that_stays_away_may_end_what_it_began() -> None:

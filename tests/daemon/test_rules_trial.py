@@ -91,6 +91,33 @@ def test_a_test_that_fails_says_what_came_instead_and_exits_with_1(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("expected", "is_met"),
+    [
+        ("onset_step = 2", True), ("onset_step = 3", False), ("step = 3", True), ("step = 2", False),
+        ('severity = "warning"', True), ('severity = "info"', False), ('state = "resolved"', False),
+    ],
+)  # fmt: skip
+def test_each_field_of_an_expectation_must_be_met(tmp_path: Path, expected: str, is_met: bool) -> None:
+    test = f'[[test]]\nseries = {{"train/kl" = "0.1 0.9x1"}}\nexpect = [{{rule = "kl_mine", {expected}}}]\n'
+    code, said = rules_test(written(tmp_path, RULES + test))
+    assert code == (0 if is_met else 1), said
+
+
+def test_a_step_without_any_value_is_a_step_too(tmp_path: Path) -> None:
+    rules = RULES + 'missing = "alert"\n'
+    test = """
+        [[test]]
+        series = {"train/kl" = "0.1 _ _ _ _"}
+        expect = [{rule = "kl_mine", onset_step = 3, step = 4}]
+        [[test]]
+        series = {"train/kl" = "0.1 _ 0.1 0.1 0.1"}
+        absent = ["kl_mine"]
+        """
+    code, said = rules_test(written(tmp_path, rules + test))
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         (RULES.replace("for", "fro"), 'rules.toml:5: rule kl_mine: fro: unknown field; did you mean "for"?'),
@@ -154,6 +181,15 @@ def only_rules(section: str, folder: Path) -> AnalyzersConfig:
     return load(written(folder, f"{off}[analyzers.rules]\n{section}", "rlhfd.toml"), {"HOME": "/root"}).analyzers
 
 
+def test_a_severity_that_was_asked_for_does_not_rise_to_the_critical_of_the_rule(tmp_path: Path) -> None:
+    written(tmp_path, RULES + "critical = 0.8\n")
+    path = log(tmp_path, [0.1, 0.9, 0.9, 0.9])
+    files = 'files = ["rules.toml"]\nbuilt_in = false\n'
+    assert alerts(path, only_rules(files, tmp_path)) == [("kl_mine", "firing", 3, "critical")]
+    asked = only_rules(f'{files}override.kl_mine.severity = "info"\n', tmp_path)
+    assert alerts(path, asked) == [("kl_mine", "firing", 3, "info")]
+
+
 def test_rules_of_a_configuration_find_their_alerts_in_a_log(tmp_path: Path) -> None:
     written(tmp_path, RULES)
     path = log(tmp_path, [0.1, 0.9, 0.9])
@@ -167,6 +203,7 @@ def test_rules_of_a_configuration_find_their_alerts_in_a_log(tmp_path: Path) -> 
         ("override.kl_mine.limit = 0.95", []),
         ('override.kl_mine.hold = 1\noverride.kl_mine.severity = "info"', [("kl_mine", "firing", 2, "info")]),
         ("override.kl_mine.critical = 0.8", [("kl_mine", "firing", 3, "critical")]),
+        ('override.kl_mine.critical = 0.8\noverride.kl_mine.severity = "info"', [("kl_mine", "firing", 3, "critical")]),
         ("override.kl_mine.enabled = false", []),
         ('mute = ["kl_*"]', []),
         ('mute = ["kl_*"]\noverride.kl_mine.enabled = true', [("kl_mine", "firing", 3, "warning")]),
