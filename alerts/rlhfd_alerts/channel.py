@@ -88,27 +88,28 @@ class HttpChannel:
         self._confidential = _confidential(self._parts, target.secrets)
         self._agent = f"rlhfd/{version}"
 
-    async def post(self, body: bytes, headers: Mapping[str, str], now: float) -> str:
+    async def post(self, body: bytes, headers: Mapping[str, str], now: float, method: str = "POST") -> str:
         """Post ``body``; return what was answered, if it can be read and shown.
 
         Raises :class:`DeliveryError`, in whose text the URL is only scheme and host.
         """
-        answer = await self.exchange(body, headers)
+        answer = await self.exchange(body, headers, method)
         failure = self.failure(answer, now)
         if failure is not None:
             raise failure
         return self.excerpt(answer)
 
-    async def exchange(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def exchange(self, body: bytes, headers: Mapping[str, str], method: str = "POST") -> Answer:
         """Post ``body``; return the answer, whatever it is. Raises :class:`DeliveryError` if there is none."""
         import aiohttp
 
         session = self._sessions.of(self._settings)
         timeout = aiohttp.ClientTimeout(total=self._settings.timeout_seconds)
         try:
-            async with session.post(
+            async with session.request(
+                method,
                 self._url,
-                data=body,
+                data=body or None,
                 headers={"user-agent": self._agent, **headers},
                 timeout=timeout,
                 allow_redirects=False,

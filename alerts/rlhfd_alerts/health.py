@@ -21,24 +21,27 @@ class Health:
     skipped: int = 0
     last_error: str | None = None
     failing_since: float | None = None
+    answers: bool = False  # to the last attempt with a yes
     disabled_at: float | None = None
 
     def accepted(self, count: int) -> Health:
         """The target took ``count`` notifications."""
-        return replace(self, delivered=self.delivered + count, last_error=None, failing_since=None)
+        return replace(self, delivered=self.delivered + count, last_error=None, failing_since=None, answers=True)
 
     def failure(self, error: str, now: float) -> Health:
         """An attempt failed that is worth another."""
         since = now if self.failing_since is None else self.failing_since
-        return replace(self, failed=self.failed + 1, last_error=error, failing_since=since)
+        return replace(self, failed=self.failed + 1, last_error=error, failing_since=since, answers=False)
 
     def refusal(self, error: str, count: int) -> Health:
         """The target refused ``count`` notifications for good: so somebody is there."""
-        return replace(self, failed=self.failed + 1, dead=self.dead + count, last_error=error, failing_since=None)
+        return replace(
+            self, failed=self.failed + 1, dead=self.dead + count, last_error=error, failing_since=None, answers=False
+        )
 
     def disabled(self, error: str, now: float) -> Health:
         """The target wants nothing more."""
-        return replace(self, failed=self.failed + 1, last_error=error, disabled_at=now)
+        return replace(self, failed=self.failed + 1, last_error=error, disabled_at=now, answers=False)
 
     def enabled(self) -> Health:
         """Somebody says that it is to be tried again."""

@@ -20,6 +20,7 @@ from rlhfd_daemon.deaths import Deaths
 from rlhfd_daemon.delivery import Delivery
 from rlhfd_daemon.errors import ConfigError
 from rlhfd_daemon.framelog import FrameLog
+from rlhfd_daemon.heartbeat import Heartbeat
 from rlhfd_daemon.ingest import Answer, Ingest, Received
 from rlhfd_daemon.notify import Notifier
 from rlhfd_daemon.observation import Observation, Subject
@@ -89,7 +90,8 @@ class App:
         pollers = build_pollers(config.pollers, self.runs, state_dir, names)
         ray = next((one for one in pollers if isinstance(one, RayPoller)), None)
         self.pollers = Schedule(pollers if gpu is None else (*pollers, gpu), self._note)
-        self.delivery = Delivery(environ)
+        self.delivery = Delivery(environ, state_dir / "targets.json")
+        self.heartbeat = Heartbeat(config.heartbeat, environ, self._unwell)
         self.ingest = Ingest(
             endpoint_of(config),
             max_frame_bytes=config.ingest.max_frame_bytes,
@@ -137,17 +139,19 @@ class App:
             decided=self.delivery.notify,
         )
         caught_up = self.recorder.catch_up(tail(state_dir / "frames", self.config.framelog.warmup_bytes))
-        await self.delivery.start(self.config.targets, self.outbox)
+        await self.delivery.start(self.config, self.outbox)
         self.ingest.start()
         await self.control.start()
         self._tasks = [asyncio.create_task(self._sync_forever()), asyncio.create_task(self._housekeep_forever())]
         self.pollers.start()
         await self.outlets.start()
+        self.heartbeat.start()
         log.info("ready", endpoint=self.ingest.endpoint, state_dir=str(state_dir), caught_up_records=caught_up)
         self._notifier.ready(f"listening at {self.ingest.endpoint}")
 
     async def _stop(self) -> None:
         self._notifier.stopping()
+        await self.heartbeat.stop()
         self.ingest.stop()
         await self.pollers.stop()
         await self.outlets.stop()
@@ -170,8 +174,13 @@ class App:
         ended = [task.get_name() for task in self._tasks if task.done()]
         return f"ended: {', '.join(ended)}" if ended else None
 
+    def _unwell(self) -> str | None:
+        """Why somebody should look after this daemon, although its loop turns."""
+        return self._unhealthy() or ("records are not written" if self.framelog.stats().degraded else None)
+
     def _status(self) -> dict[str, object]:
-        return self.outlets.status() | status(
+        others = self.outlets.status() | {"heartbeat": self.heartbeat.status()}
+        return others | status(
             Parts(
                 started_at=self.started_at,
                 reload_error=self.reload_error,
@@ -204,7 +213,7 @@ class App:
         self._notifier.reloading()
         try:
             config = load(self._config_path, self._environ)
-            await self.delivery.start(config.targets, self.outbox)
+            await self.delivery.start(config, self.outbox)
         except ConfigError as error:
             self.reload_error = str(error)
             log.error("reload refused, the old configuration stays", error=str(error))
@@ -213,7 +222,7 @@ class App:
             later = [
                 name
                 for name in config.__struct_fields__
-                if name != "targets" and getattr(config, name) != getattr(self.config, name)
+                if name not in ("targets", "links") and getattr(config, name) != getattr(self.config, name)
             ]
             self.config = config
             log.info("reloaded", targets=sorted(config.targets), needs_restart=later)
@@ -262,6 +271,7 @@ class App:
             ended = Observation(subject=Subject(stream.run, stream.boot), event="stream_end", fields=fields)
             self.recorder.note([ended], now_ns)
         self.recorder.note(self.stalls.check(now_ns / 1e9, time.monotonic()), now_ns)
+        self.recorder.note(self.delivery.check(now_ns / 1e9), now_ns)
         for stream in self.runs.streams.values():
             if stream.ended is not None:
                 self.ingest.forget(stream.stream)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import rlhfd_daemon
 from rlhfd_alerts.errors import AlertsError
-from rlhfd_daemon import check_cli, gpu_cli, metrics_cli, rules_cli, runs_cli
+from rlhfd_daemon import check_cli, gpu_cli, metrics_cli, notify_cli, rules_cli, runs_cli
 from rlhfd_daemon.config import Config, load
 from rlhfd_daemon.errors import DaemonError
 
@@ -36,6 +36,7 @@ config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(frames, name="frames")
 app.add_typer(config_app, name="config")
 app.add_typer(gpu_cli.app, name="gpu")
+app.add_typer(notify_cli.app, name="notify")
 app.add_typer(rules_cli.app, name="rules")
 app.command("check", cls=check_cli.CheckCommand)(check_cli.check_command)
 app.command("metrics")(metrics_cli.show)
@@ -208,7 +209,7 @@ def check_command(
 
     with one_line_errors():
         settings, source = read_config(path)
-        check_targets(settings.targets, os.environ)
+        check_targets(settings, os.environ)
         read_token(settings.http, os.environ)
         for hint in hints_of(settings.analyzers.rules):
             typer.echo(f"warning: {hint.field}: {hint.message}", err=True)

@@ -18,7 +18,7 @@ from rlhfd_daemon.config_check import cross_problems, problems_in
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
 from rlhfd_daemon.config_rules import RulesConfig
-from rlhfd_daemon.config_targets import targets_from
+from rlhfd_daemon.config_targets import HeartbeatConfig, LinksConfig, targets_from
 from rlhfd_daemon.errors import ConfigError, Problem
 from rlhfd_daemon.segment import MAX_PAYLOAD_BYTES
 
@@ -141,6 +141,8 @@ class Config(_Section, frozen=True, kw_only=True):
     steps: StepsConfig = StepsConfig()
     log: LogConfig = LogConfig()
     targets: dict[str, TargetSettings] = {}
+    links: LinksConfig = LinksConfig()
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
 
 
 def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:

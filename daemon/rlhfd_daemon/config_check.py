@@ -11,7 +11,7 @@ import msgspec
 from rlhfd_alerts.receivers import RECEIVERS
 from rlhfd_alerts.target import TargetSettings
 from rlhfd_daemon.config_analyzers import forecast_faults
-from rlhfd_daemon.config_targets import DEFAULT_TYPE, target_faults
+from rlhfd_daemon.config_targets import DEFAULT_TYPE, heartbeat_faults, link_faults, target_faults
 from rlhfd_daemon.errors import Problem
 from rlhfd_daemon.outlets.access import problems_of
 from rlhfd_emitter.endpoint import MAX_IPC_PATH_BYTES, ipc_path
@@ -91,7 +91,7 @@ def cross_problems(config: Config) -> list[Problem]:
     problems += [Problem(field, message) for field, message in problems_of(config.http)]
     for name, target in config.targets.items():
         problems += target_faults(name, target)
-    return problems
+    return problems + link_faults(config.links) + heartbeat_faults(config.heartbeat)
 
 
 def _endpoint(endpoint: str) -> list[Problem]:

@@ -128,7 +128,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         ("targets = 3", "targets: expected `object`, got `int`"),
         ("[targets]\nops = 3", "targets.ops: must be a section, [targets.ops]"),
         ("[targets.'a b']\nurl = 'https://h'", "targets.a b: a target's name is"),
-        ("[targets.a]\nurl = 'https://h'\ntype = 'qqq'", "targets.a.type: must be one of: webhook"),
+        ("[targets.a]\nurl = 'https://h'\ntype = 'qqq'", "targets.a.type: must be one of: alertmanager, "),
         ("[targets.a]\ntype = 'web_hook'", 'targets.a.type: did you mean "webhook"? must be one of: '),
         ("[targets.a]\ntype = ['webhook']", "targets.a.type: must be one of: "),
         ("[targets.a]\n", "targets.a.url: is missing (or url_file, url_env)"),

@@ -179,4 +179,28 @@ INCIDENTS: tuple[Incident, ...] = (
         key=("hook",),
         roles=None,
     ),
+    Incident(
+        begin="target_degraded",
+        ends=("target_recovered",),
+        rule="notifier_degraded",
+        family="system",
+        severity=Severity.WARNING,
+        metric="target/{target}",
+        summary="Alerts do not reach the target {target}: it {state} ({error}); what it is owed is kept",
+        remedy="Look at the service and at the target's section of the configuration; rlhfd notify test TARGET tries it. "
+        "A target that answered 410 is tried again after a reload (SIGHUP) or rlhfd outbox retry.",
+        key=("target",),
+        value="seconds",
+    ),
+    Incident(
+        begin="notification_given_up",
+        rule="notification_given_up",
+        family="system",
+        severity=Severity.WARNING,
+        metric="target/{target}",
+        summary="The target {target} refused an alert for good: {error}",
+        remedy="The alert is kept: rlhfd outbox list --dead shows it, rlhfd outbox retry sends it again once the cause "
+        "is removed. HTTP 401, 403 and 404 mean a wrong URL or secret, a redirect that the final URL is needed.",
+        key=("target",),
+    ),
 )

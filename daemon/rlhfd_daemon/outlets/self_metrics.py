@@ -93,8 +93,8 @@ def _targets(targets: Status) -> Iterator[Metric]:
     states = [
         ((target, state), count)
         for target, counts in targets.items()
-        for state, count in counts.items()
-        if state != "last_error"
+        for state in ("pending", "delivered", "dead")
+        if (count := counts.get(state)) is not None
     ]
     failing = [((target,), float(counts.get("last_error") is not None)) for target, counts in targets.items()]
     yield _gauge("target_notifications", "Notifications in the outbox, by state.", ("target", "state"), states)
