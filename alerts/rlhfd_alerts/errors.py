@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["AlertsError", "DeliveryError", "OutboxError", "SecretError", "TargetError"]
+__all__ = [
+    "AlertsError",
+    "DeliveryError",
+    "MatcherError",
+    "OutboxError",
+    "RoutingError",
+    "SecretError",
+    "TargetError",
+]
 
 
 class AlertsError(Exception):
@@ -19,6 +27,14 @@ class SecretError(AlertsError):
 
 class TargetError(AlertsError):
     """A target cannot be used as configured: unknown type, unusable URL."""
+
+
+class MatcherError(AlertsError):
+    """A matcher cannot be read, or its regular expression could take too long; the message names it and the fix."""
+
+
+class RoutingError(AlertsError):
+    """Routes, mute times, silences or acknowledgements that cannot be as asked; the message says what would be."""
 
 
 class DeliveryError(AlertsError):
