@@ -53,7 +53,7 @@ class Tensor(np.ndarray[Any, Any]):
     def maximum(self, other: Any) -> Any:
         return np.maximum(self, other)
 
-    def new_empty(self, size: int) -> Any:
+    def new_empty(self, size: int | tuple[int, ...]) -> Any:
         return tensor(np.empty(size, self.dtype))
 
     def masked_select(self, mask: Any) -> Any:
@@ -65,8 +65,21 @@ class Tensor(np.ndarray[Any, Any]):
     def sort(self, axis: int) -> Any:  # type: ignore[override]
         return SimpleNamespace(values=tensor(np.sort(np.asarray(self), axis)))
 
-    def split(self, sizes: Sequence[int]) -> list[Any]:
-        return [tensor(part) for part in np.split(self, np.cumsum(sizes)[:-1])]
+    def new_tensor(self, values: Sequence[float]) -> Any:
+        return tensor(values, self.dtype)
+
+    def repeat_interleave(self, times: Any) -> Any:
+        return np.repeat(self, times)
+
+    def index_add(self, axis: int, index: Any, source: Any) -> Any:
+        added = self.copy()
+        np.add.at(added, index, source)
+        return added
+
+
+def cat(tensors: Sequence[Tensor]) -> Any:
+    """``torch.cat`` of rows."""
+    return np.concatenate(tensors).view(Tensor)
 
 
 def tensor(values: Any, dtype: Any = None) -> Tensor:

@@ -96,7 +96,7 @@ def clean_fields(value: object, depth: int = 0, budget: Budget | None = None) ->
         return _encodable(text)
     if depth >= MAX_DEPTH - 1:
         return f"<{type(value).__name__}>"
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # a look at the abstract class costs as much as all the rest
         pairs = islice(value.items(), MAX_ITEMS)
         return {_encodable(str(k)[:MAX_KEY_BYTES]): clean_fields(v, depth + 1, budget) for k, v in pairs}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -121,7 +121,7 @@ class Budget:
 
 
 def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class FrameEncoder:

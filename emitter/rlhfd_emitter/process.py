@@ -90,8 +90,8 @@ class Process:
 
     def shared(self, kind: type[State]) -> State:
         """The one object of ``kind`` in this process: what several hooks remember together."""
-        state: State = self._states.setdefault(kind, kind())
-        return state
+        state: State | None = self._states.get(kind)
+        return self._states.setdefault(kind, kind()) if state is None else state
 
     def begin(self, phase: str) -> tuple[str, int, float] | None:
         """Open a phase; hand the result to :meth:`end`."""

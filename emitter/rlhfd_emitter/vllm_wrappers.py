@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhfd_emitter.hook import Hook, bound
 from rlhfd_emitter.process import Process, guarded
-from rlhfd_emitter.wrappers import Function, Wrapper, reads
+from rlhfd_emitter.wrappers import Function, Wrapper, named, positional, reads
 
 # OpenRLHF's `WorkerWrap`: called once a parameter, by NCCL or Ray and by CUDA IPC.
 UPDATES = ("update_weight", "update_weight_cuda_ipc")
@@ -155,11 +155,11 @@ def weight_sync(process: Process, original: Function) -> Function:
     """``AsyncLLM.collective_rpc``: OpenRLHF's weight updates, each one ``weight_sync`` phase with its durations."""
     if not inspect.iscoroutinefunction(original):
         return original
-    signature = inspect.signature(original)
+    names = positional(original)
     syncs = process.shared(WeightSyncs)
 
     def look(args: tuple[object, ...], kwargs: dict[str, object]) -> _Update | None:
-        arguments = signature.bind_partial(*args, **kwargs).arguments
+        arguments = named(names, args, kwargs)
         sent = arguments.get("args") or ()
         if arguments.get("method") not in UPDATES or not sent or type(sent[-1]) is not bool:
             return None

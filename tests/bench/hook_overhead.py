@@ -2,9 +2,11 @@
 
 Usage: PYTHONPATH=tests python tests/bench/hook_overhead.py [STEPS], after `make test-openrlhf`, which leaves the
 environment with rlhfd in it. A step is from its logging to that of the next one, each figure the median over the
-steps, the first three left out. A hook's stretches are what runs of ours before and after OpenRLHF's function; those
-named ``signals.`` are part of another hook and not added to the sum. The sum takes processes that work at the same
-time one after the other, and adds what the wrappers themselves cost, measured here.
+steps, the first three left out. A hook's stretches are what runs of ours before and after OpenRLHF's function, and
+those named ``thread.`` what runs beside it; a stretch inside another, as those named ``signals.``, is counted once, in
+its own row. Counted is the CPU of the thread: on the wall's clock (the last column) a stretch has the time in which
+others had the core or the interpreter, too. The sum takes processes that work at the same time one after the other,
+and adds what the wrappers themselves cost, measured here.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import tempfile
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -35,11 +37,16 @@ CALLS = 20_000
 
 
 class Stretch(NamedTuple):
-    """One stretch of our code: when it ended (Unix seconds), whose it was, and how long it took."""
+    """One stretch of our code, without the stretches inside it: when it ended (Unix seconds), whose it was, and its
+    microseconds by the clock of its thread and by the clock on the wall."""
 
     time: float
     hook: str
-    microseconds: float
+    cpu: float
+    wall: float
+
+
+Steps = dict[str, list[list[Stretch]]]
 
 
 def observe(steps: int, folder: Path) -> tuple[list[Stretch], list[float]]:
@@ -60,13 +67,13 @@ def observe(steps: int, folder: Path) -> tuple[list[Stretch], list[float]]:
     return found, [row["time"] for row in rows(trace)]
 
 
-def by_step(stretches: Sequence[Stretch], ends: Sequence[float]) -> dict[str, list[list[float]]]:
-    """The microseconds of each hook's stretches, step by step. ``ends``: of the step before the first and of each."""
-    found: dict[str, list[list[float]]] = defaultdict(lambda: [[] for _ in ends[1:]])
+def by_step(stretches: Sequence[Stretch], ends: Sequence[float]) -> Steps:
+    """The stretches of each hook, step by step. ``ends``: of the step before the first and of each."""
+    found: Steps = defaultdict(lambda: [[] for _ in ends[1:]])
     for one in stretches:
         step = bisect_left(ends, one.time) - 1
         if 0 <= step < len(ends) - 1:
-            found[one.hook][step].append(one.microseconds)
+            found[one.hook][step].append(one)
     return found
 
 
@@ -81,21 +88,23 @@ def wrapper_microseconds() -> float:
     return (time.perf_counter() - began - hook.seconds) / CALLS * 1e6
 
 
-def report(found: Mapping[str, list[list[float]]], step_seconds: float) -> None:
-    print(f"{'hook':100s}{'stretches':>10s}{'µs each':>10s}{'µs a step':>11s}")
-    for name, steps in sorted(found.items(), key=lambda item: -median(map(sum, item[1]))):
-        each = [one for step in steps for one in step]
-        shown = f"  {name}" if name.startswith("signals.") else name
-        print(f"{shown:100s}{median(map(len, steps)):10.0f}{median(each):10.1f}{median(map(sum, steps)):11.1f}")
-    hooks = [steps for name, steps in found.items() if not name.startswith("signals.")]
-    ours = [sum(map(sum, step)) for step in zip(*hooks, strict=True)]
-    calls = [sum(map(len, step)) for step in zip(*hooks, strict=True)]
-    wrapper = wrapper_microseconds()
-    wrappers = median(calls) * wrapper
-    print(f"{'the wrappers themselves, at most':100s}{median(calls):10.0f}{wrapper:10.1f}{wrappers:11.1f}")
-    total = median(ours) + wrappers
-    print(f"{'together':121s}{total:10.1f}")
+def report(found: Steps, step_seconds: float) -> None:
+    print(f"{'hook':100s}{'stretches':>10s}{'µs each':>10s}{'µs a step':>11s}{'by the wall':>13s}")
+    for name, steps in sorted(found.items(), key=lambda item: -a_step(item[1])):
+        each = median(one.cpu for step in steps for one in step)
+        by_wall = median(sum(one.wall for one in step) for step in steps)
+        print(f"{name:100s}{median(map(len, steps)):10.0f}{each:10.1f}{a_step(steps):11.1f}{by_wall:13.1f}")
+    whole = [[one for step in steps for one in step] for steps in zip(*found.values(), strict=True)]
+    calls, wrapper = median(map(len, whole)), wrapper_microseconds()
+    print(f"{'the wrappers themselves, at most':100s}{calls:10.0f}{wrapper:10.1f}{calls * wrapper:11.1f}")
+    total = a_step(whole) + calls * wrapper
+    print(f"{'together':120s}{total:11.1f}{median(sum(one.wall for one in step) for step in whole):13.1f}")
     print(f"median step {step_seconds:.3f} s: {total / step_seconds / 1e4:.3f} % of it")
+
+
+def a_step(steps: Sequence[Sequence[Stretch]]) -> float:
+    """The microseconds of CPU of a step, the median."""
+    return median(sum(one.cpu for one in step) for step in steps)
 
 
 def main(steps: int) -> None:

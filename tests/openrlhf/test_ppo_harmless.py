@@ -13,6 +13,7 @@ from openrlhf.runs import start_ppo
 from support import DaemonProcess
 
 PAIRED_STEPS = 24
+LONGER = 1.25  # what a hook that waits for a daemon would exceed by far
 
 
 def run(lab: Lab, ray: str, folder: Path, name: str, steps: int, prefix: tuple[str, ...], **env: str) -> list[float]:
@@ -27,17 +28,20 @@ def run(lab: Lab, ray: str, folder: Path, name: str, steps: int, prefix: tuple[s
     return [row["train/timing/step_total"] for row in logged[1:]]
 
 
-def test_without_a_daemon_the_run_ends_the_same_and_the_step_time_is_reported(
+def test_without_a_daemon_the_run_ends_the_same_and_its_steps_are_not_much_longer(
     lab: Lab, ray: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prefixes = {"plain": (), "attached": under_rlhfd(lab, "x", f"ipc://{folder}/none.sock")}
-    times: dict[str, list[float]] = {name: [] for name in prefixes}
-    for number, name in enumerate(("plain", "attached", "attached", "plain")):  # a drift of the machine meets both
-        times[name] += run(lab, ray, folder, f"{name}-{number}", PAIRED_STEPS, prefixes[name])
-    before, after = median(times["plain"]), median(times["attached"])
+    order = ("plain", "attached", "attached", "plain")  # a drift of the machine meets both
+    times = [
+        median(run(lab, ray, folder, f"{kind}-{number}", PAIRED_STEPS, prefixes[kind]))
+        for number, kind in enumerate(order)
+    ]
+    longer = times[1] / times[0], times[2] / times[3]
     with capsys.disabled():
-        print(f"\nmedian step time: plain {before:.3f} s, attached without a daemon {after:.3f} s "
-              f"({(after / before - 1) * 100:+.1f} %)")  # fmt: skip
+        print("\nmedian step time:", ", ".join(f"{kind} {each:.3f} s" for kind, each in zip(order, times, strict=True)))
+    # What else the machine does may well lengthen one run by so much; what rlhfd does lengthens both.
+    assert min(longer) < LONGER
 
 
 @pytest.mark.parametrize("broken", ["raise", "unimportable"])

@@ -21,12 +21,13 @@ from rlhfd_daemon.observation import Observation, Subject
 from rlhfd_daemon.pollers.ray import RayPoller
 from rlhfd_daemon.pollers.schedule import Schedule
 from rlhfd_daemon.runs import Peer, Runs
-from support import running_daemon
+from support import DaemonProcess, running_daemon
 from wire import frame
 
 DRIVER = Path(__file__).with_name("ray_actors.py")
 CONFIG = "[pollers.ray]\ninterval_seconds = 1.0\nsample_seconds = 0.25\nunobserved_after_seconds = 0\n"
 STORE_SECONDS = 25.0  # Ray writes its account every 10 s
+NODE_SECONDS = 60.0
 RUN = Subject("r", "b")
 
 
@@ -52,9 +53,23 @@ def seen(lab: Lab, folder: Path) -> Seen:
             assert driver.stdout is not None
             pids = json.loads(driver.stdout.readline())
             ray, reports, methods = asyncio.run(watch(driver, pids))
+            # On a busy machine the daemon comes to look at the actors later than we do.
+            deadline = time.monotonic() + NODE_SECONDS
+            while not has_seen_all(of_node(daemon)) and time.monotonic() < deadline:
+                time.sleep(0.2)
             driver.stdin.close()
-        of_node = [one.metrics for one in daemon.frames() if one.run.startswith("node:")]
-    return Seen(ray, pids, reports, methods, of_node)
+        return Seen(ray, pids, reports, methods, of_node(daemon))
+
+
+def of_node(daemon: DaemonProcess) -> list[dict[str, float]]:
+    """What the daemon has recorded so far of the node."""
+    return [one.metrics for one in daemon.frames() if one.run.startswith("node:")]
+
+
+def has_seen_all(metrics: list[dict[str, float]]) -> bool:
+    """Both actors, and the one that was busy at rest, as it is from its last call on."""
+    shares = [one["ray/HalfBusy/busy_ratio"] for one in metrics if "ray/HalfBusy/busy_ratio" in one]
+    return 0.0 in shares and any("ray/NeverBusy/busy_ratio" in one for one in metrics)
 
 
 async def watch(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from rlhfd_emitter.signals.statistics import Tensor
+from rlhfd_emitter.signals.statistics import Tensor, joined
 
 MAX_POSITIONS = 4_000_000  # of the padded batch; beyond, the signals of tokens look at every n-th sequence
 
@@ -48,10 +48,13 @@ class Batch:
         self._firsts = [-before % self.stride for before in accumulate(sizes, initial=0)]
         self._bases = bases
         self._rows: dict[str, Tensor | None] = {}
+        self._wanted: Tensor | None = None  # the mask of the used samples, as one row
+        self._owners: Tensor | None = None  # of each token of a row, which used sample it is of
 
     def part(self, index: int, field: Tensor) -> Tensor:
         """The used sequences of ``field``, a (B, ...) tensor of experience ``index``."""
-        return matrix(field.detach())[self._firsts[index] :: self.stride]
+        whole = matrix(field.detach())
+        return whole if self.stride == 1 else whole[self._firsts[index] :: self.stride]
 
     def row(self, name: str) -> Tensor | None:
         """The field ``name`` at the used samples' response tokens, one float64 tensor; ``None`` where it is absent.
@@ -71,16 +74,13 @@ class Batch:
     def _gather(self, name: str, fields: Sequence[Tensor]) -> Tensor | None:
         if not fields or any(field is None for field in fields):
             return None
-        whole: Tensor = matrix(fields[0].detach())[:0].double().new_empty(sum(self.counts[i] for i in self.used))
-        end = 0
-        for index, (field, mask) in enumerate(zip(fields, self.masks, strict=True)):
-            values, wanted = self.part(index, field), self.part(index, mask)
-            if tuple(values.shape) != tuple(wanted.shape):
-                raise ValueError(f"{name} {tuple(values.shape)} is not like action_mask {tuple(wanted.shape)}")
-            chosen = values.masked_select(wanted)
-            whole[end : end + chosen.numel()] = chosen
-            end += chosen.numel()
-        return whole
+        for field, mask in zip(fields, self.masks, strict=True):
+            if tuple(matrix(field).shape) != tuple(mask.shape):
+                raise ValueError(f"{name} {tuple(matrix(field).shape)} is not like action_mask {tuple(mask.shape)}")
+        if self._wanted is None:
+            self._wanted = joined([self.part(index, mask) for index, mask in enumerate(self.masks)])
+        values = joined([self.part(index, field) for index, field in enumerate(fields)])
+        return values.masked_select(self._wanted).double()
 
     def advantages(self) -> Tensor | None:
         """The row of advantages before OpenRLHF whitens them. It keeps only the whitened ones; but with GAE the returns
@@ -97,8 +97,12 @@ class Batch:
 
     def means(self, row: Tensor) -> list[float | None]:
         """The mean of ``row`` over each used sample; ``None`` for one without a token."""
-        parts = row.split([self.counts[index] for index in self.used])
-        return [float(part.mean()) if part.numel() else None for part in parts]
+        counts = [self.counts[index] for index in self.used]
+        if self._owners is None:
+            places = row.new_tensor(list(range(len(counts)))).long()
+            self._owners = places.repeat_interleave(row.new_tensor(counts).long())
+        sums = row.new_tensor([0.0] * len(counts)).index_add(0, self._owners, row).tolist()
+        return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
     def samples(self, *names: str) -> list[float] | None:
         """One number a sample, from the first of the fields, or else of the keys of ``info``, that all experiences

@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhfd_emitter.signals.statistics import Tensor
-from rlhfd_emitter.signals.totals import masked
 
 SAME = 1e-12  # a variance below this share of the mean square is what rounding leaves of equal numbers
 
 
-class CriticBatch:
-    """What one call of ``ValueLoss.forward`` was given, as float64 with 0 where the mask is not set.
+class Settings(NamedTuple):
+    """What a ``ValueLoss`` is set to."""
 
-    ``loss`` is the ``ValueLoss``, the tensors are (B, A) on any device. Nothing here waits for it.
+    clip: float | None
 
-    :raises ValueError: the tensors have different shapes.
+    @classmethod
+    def of(cls, loss: Any) -> Settings:
+        return cls(getattr(loss, "clip_eps", None))
+
+
+class Batch:
+    """What ``ValueLoss.forward`` was given, at any number of positions, on any device. Nothing here waits for it.
+
+    ``rows`` are new and old values and returns, float64 with 0 where ``mask`` (bool) is not set.
     """
 
-    def __init__(self, loss: Any, values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor) -> None:
-        self.mask = mask.detach().bool()
-        self.values, self.old = masked(values, self.mask), masked(old_values, self.mask)
-        self.returns = masked(returns, self.mask)
-        self.clip = getattr(loss, "clip_eps", None)
+    def __init__(self, settings: Settings, rows: Tensor, mask: Tensor) -> None:
+        self.settings, self.mask = settings, mask
+        self.values, self.old, self.returns = rows
+        self.left = self.returns - self.values
+        self.left_squared = self.left * self.left
 
 
-def tokens(batch: CriticBatch) -> Mapping[str, Tensor]:
+def tokens(batch: Batch) -> Mapping[str, Tensor]:
     """How many response tokens there are."""
-    return {"tokens": batch.mask.sum().double()}
+    return {"tokens": batch.mask.sum()}
 
 
-def clip(batch: CriticBatch) -> Mapping[str, Tensor]:
+def clip(batch: Batch) -> Mapping[str, Tensor]:
     """For which tokens the loss takes the clipped value, since it is the farther from the return."""
-    if batch.clip is None:
+    bound = batch.settings.clip
+    if bound is None:
         return {}
     moved = batch.values - batch.old
-    clipped = batch.old + moved.clamp(-batch.clip, batch.clip) - batch.returns
-    free = batch.values - batch.returns
-    active = (moved.abs() > batch.clip) & (clipped * clipped > free * free)
-    return {"rlhfd/critic/value_clipped_ratio": active.sum().double()}
+    clipped = batch.old + moved.clamp(-bound, bound) - batch.returns
+    active = (moved.abs() > bound) & (clipped * clipped > batch.left_squared)
+    return {"rlhfd/critic/value_clipped_ratio": active.sum()}
 
 
-def fit(batch: CriticBatch) -> Mapping[str, Tensor]:
+def fit(batch: Batch) -> Mapping[str, Tensor]:
     """Sums for the variances of the returns and of what the values leave of them."""
-    left = batch.returns - batch.values
     return {
         "returns": batch.returns.sum(),
         "returns_squared": (batch.returns * batch.returns).sum(),
-        "left": left.sum(),
-        "left_squared": (left * left).sum(),
+        "left": batch.left.sum(),
+        "left_squared": batch.left_squared.sum(),
     }
 
 

@@ -7,13 +7,14 @@ import threading
 import time
 from typing import Any
 
-from rlhfd_emitter.process import Process, guarded
+from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import registry
 from rlhfd_emitter.signals.groups import compute
 from rlhfd_emitter.vllm_wrappers import Requests
 
+HOOK = "thread.engine"
 INTERVAL_SECONDS = 5.0
-LEAST_SECONDS = 1.0  # between two readings, however often the requests of a moment end
+LEAST_SECONDS = 2.0  # between two readings, however often the requests of a moment end
 
 
 class Engines:
@@ -36,11 +37,11 @@ class Engines:
             self._thread.start()
 
     def _run(self, process: Process) -> None:
-        over = process.shared(Requests).over
-        while True:
+        over, hook = process.shared(Requests).over, process.hook(HOOK)
+        while not hook.off:
             over.wait(INTERVAL_SECONDS - LEAST_SECONDS)
             over.clear()
-            guarded(self.report, process)
+            hook.guarded(self.report, process)
             time.sleep(LEAST_SECONDS)
 
     def report(self, process: Process) -> None:

@@ -12,6 +12,7 @@ from rlhfd_emitter.process import Process, guarded
 from rlhfd_emitter.signals.batch import setting
 from rlhfd_emitter.signals.groups import compute
 from rlhfd_emitter.signals.progress import GENERATOR, Progress, stamp
+from rlhfd_emitter.signals.statistics import joined
 from rlhfd_emitter.wrappers import Function
 
 
@@ -34,7 +35,7 @@ def throughput(generation: Generation) -> Mapping[str, float]:
     return {
         "rlhfd/generation/prompts": float(generation.prompts),
         "rlhfd/generation/samples": float(len(masks)),
-        "rlhfd/generation/tokens_per_second": sum(int(mask.sum()) for mask in masks) / generation.seconds,
+        "rlhfd/generation/tokens_per_second": int(joined(masks).sum()) / generation.seconds,
     }
 
 

@@ -4,41 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhfd_emitter.signals.statistics import Tensor
 from rlhfd_emitter.signals.tokens import MAX_LOG_RATIO
-from rlhfd_emitter.signals.totals import masked
 
 GREATEST = ("greatest", "negative_least")
 
 
-class PolicyBatch:
-    """What one call of ``PolicyLoss.forward`` was given, as float64 with 0 where the mask is not set.
+class Settings(NamedTuple):
+    """What a ``PolicyLoss`` is set to."""
 
-    ``loss`` is the ``PolicyLoss``, the tensors are (B, A) on any device. Nothing here waits for it.
+    by_token: bool  # GSPO weighs whole sequences: then no token has a ratio of its own
+    low: float | None
+    high: float | None
+    dual: float | None
 
-    :raises ValueError: the tensors have different shapes.
+    @classmethod
+    def of(cls, loss: Any) -> Settings:
+        """Of one bound for both to 0.8.2, too."""
+        both = getattr(loss, "clip_eps", None)
+        low, high = getattr(loss, "clip_eps_low", both), getattr(loss, "clip_eps_high", both)
+        by_token = getattr(loss, "policy_loss_type", "ppo") == "ppo"
+        return cls(by_token, low, high, getattr(loss, "dual_clip", None))
+
+
+class Batch:
+    """What ``PolicyLoss.forward`` was given, at any number of positions, on any device. Nothing here waits for it.
+
+    ``rows`` are new and old log-probabilities and advantages, float64 with 0 where ``mask`` (bool) is not set.
     """
 
-    def __init__(self, loss: Any, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> None:
-        self.mask = mask.detach().bool()
-        self.log_ratios = masked(log_probs, self.mask) - masked(old_log_probs, self.mask)
-        self.advantages = masked(advantages, self.mask)
+    def __init__(self, settings: Settings, rows: Tensor, mask: Tensor) -> None:
+        self.settings, self.mask = settings, mask
+        new, old, self.advantages = rows
+        self.log_ratios = new - old
         self.clamped = self.log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        # GSPO weighs whole sequences: then no token has a ratio of its own.
-        self.by_token = getattr(loss, "policy_loss_type", "ppo") == "ppo"
-        self.low = getattr(loss, "clip_eps_low", getattr(loss, "clip_eps", None))  # one bound for both to 0.8.2
-        self.high = getattr(loss, "clip_eps_high", getattr(loss, "clip_eps", None))
-        self.dual = getattr(loss, "dual_clip", None)
+        self.ratios = self.clamped.exp()
 
 
-def tokens(batch: PolicyBatch) -> Mapping[str, Tensor]:
+def tokens(batch: Batch) -> Mapping[str, Tensor]:
     """How many response tokens there are, and how many of them have no usable probability."""
-    return {"tokens": batch.mask.sum().double(), "nonfinite": (~batch.log_ratios.isfinite()).sum().double()}
+    return {"tokens": batch.mask.sum(), "nonfinite": (~batch.log_ratios.isfinite()).sum()}
 
 
-def kl(batch: PolicyBatch) -> Mapping[str, Tensor]:
+def kl(batch: Batch) -> Mapping[str, Tensor]:
     """The old policy against the new one, by Schulman's estimators."""
     return {
         "rlhfd/policy_kl/k1": -batch.log_ratios.sum(),
@@ -46,36 +56,36 @@ def kl(batch: PolicyBatch) -> Mapping[str, Tensor]:
     }
 
 
-def ratio(batch: PolicyBatch) -> Mapping[str, Tensor]:
+def ratio(batch: Batch) -> Mapping[str, Tensor]:
     """The importance ratios, new over old."""
-    if not batch.by_token:
+    if not batch.settings.by_token:
         return {}
-    ratios, elsewhere = batch.clamped.exp(), ~batch.mask
-    weights = ratios.masked_fill(elsewhere, 0.0)
+    elsewhere = ~batch.mask
+    weights = batch.ratios.masked_fill(elsewhere, 0.0)
     return {
         "rlhfd/ratio/mean": weights.sum(),
         "squares": (weights * weights).sum(),
-        "greatest": ratios.masked_fill(elsewhere, -math.inf).max(),
-        "negative_least": (-ratios).masked_fill(elsewhere, -math.inf).max(),
+        "greatest": batch.ratios.masked_fill(elsewhere, -math.inf).max(),
+        "negative_least": -batch.ratios.masked_fill(elsewhere, math.inf).min(),
     }
 
 
-def clip(batch: PolicyBatch) -> Mapping[str, Tensor]:
+def clip(batch: Batch) -> Mapping[str, Tensor]:
     """Which ratios are outside the clip range, and for which of them the loss takes the clipped one."""
-    if not batch.by_token or batch.low is None or batch.high is None:
+    by_token, low, high, dual = batch.settings
+    if not by_token or low is None or high is None:
         return {}
-    ratios = batch.clamped.exp()
-    below, above = (ratios < 1 - batch.low) & batch.mask, (ratios > 1 + batch.high) & batch.mask
+    below, above = (batch.ratios < 1 - low) & batch.mask, (batch.ratios > 1 + high) & batch.mask
     negative, positive = batch.advantages < 0, batch.advantages > 0
     found = {
-        "rlhfd/ratio/below_ratio": below,
-        "rlhfd/ratio/above_ratio": above,
-        "rlhfd/ratio/clipped_low_ratio": below & negative,
-        "rlhfd/ratio/clipped_high_ratio": above & positive,
+        "rlhfd/ratio/below_ratio": below.sum(),
+        "rlhfd/ratio/above_ratio": above.sum(),
+        "rlhfd/ratio/clipped_low_ratio": (below & negative).sum(),
+        "rlhfd/ratio/clipped_high_ratio": (above & positive).sum(),
     }
-    if batch.dual is not None:
-        found["rlhfd/ratio/dual_clipped_ratio"] = (ratios > batch.dual) & negative
-    return {name: chosen.sum().double() for name, chosen in found.items()}
+    if dual is not None:
+        found["rlhfd/ratio/dual_clipped_ratio"] = ((batch.ratios > dual) & negative).sum()
+    return found
 
 
 # In this order, each on its own.

@@ -5,7 +5,7 @@ Names are those of vLLM 0.10 to 0.29 (``vllm/v1/metrics/loggers.py``); what a ve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,6 @@ HISTOGRAMS = {
 SLEEP = "vllm:engine_sleep_state"
 TRUNCATED = "truncated"
 NAMES = (*COUNTERS, *GAUGES, SLEEP, *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum")))
-_PARTS = {f"{name}_{part}": (ours, part) for name, ours in HISTOGRAMS.items() for part in ("bucket", "sum")}
 
 
 @dataclass
@@ -78,34 +77,51 @@ def snapshot(families: Iterable[Any]) -> Snapshot:
     """The engines by their label ``engine`` (``"0"`` where there is none), from what ``registry.collect()`` yields."""
     engines: dict[str, Engine] = {}
     for family in families:
-        for sample in family.samples:
-            index = sample.labels.get("engine", "0")
-            if index.isdigit():
-                _add(engines.setdefault(index, Engine()), sample.name, sample.labels, sample.value)
+        for name, labels, value, *_ in family.samples:
+            index, kept = labels.get("engine", "0"), _KEPT.get(name)
+            if kept is not None and index.isdigit():
+                keep, ours = kept
+                keep(engines.get(index) or engines.setdefault(index, Engine()), ours, labels, value)
     return engines
 
 
-def _add(engine: Engine, name: str, labels: Mapping[str, str], value: float) -> None:
-    if name in COUNTERS:
-        _count(engine, COUNTERS[name], value)
-        if name == "vllm:request_success_total" and labels.get("finished_reason") == "length":
-            _count(engine, TRUNCATED, value)
-    elif name in GAUGES:
-        engine.gauges[GAUGES[name]] = value
-    elif name == SLEEP and labels.get("sleep_state") == "awake":
-        engine.gauges["sleeping"] = 1.0 - value
-    elif name in _PARTS:
-        ours, part = _PARTS[name]
-        histogram = engine.histograms.setdefault(ours, Histogram())
-        if part == "sum":
-            histogram.total += value
-        else:
-            bound = float(labels["le"])
-            histogram.buckets[bound] = histogram.buckets.get(bound, 0.0) + value
+def _count(engine: Engine, ours: str, labels: Mapping[str, str], value: float) -> None:
+    engine.counters[ours] = engine.counters.get(ours, 0.0) + value
+    if ours == "requests_finished" and labels.get("finished_reason") == "length":
+        _count(engine, TRUNCATED, labels, value)
 
 
-def _count(engine: Engine, name: str, value: float) -> None:
-    engine.counters[name] = engine.counters.get(name, 0.0) + value
+def _gauge(engine: Engine, ours: str, labels: Mapping[str, str], value: float) -> None:
+    engine.gauges[ours] = value
+
+
+def _sleep(engine: Engine, ours: str, labels: Mapping[str, str], value: float) -> None:
+    if labels.get("sleep_state") == "awake":
+        engine.gauges[ours] = 1.0 - value
+
+
+def _bucket(engine: Engine, ours: str, labels: Mapping[str, str], value: float) -> None:
+    buckets, bound = _histogram(engine, ours).buckets, float(labels["le"])
+    buckets[bound] = buckets.get(bound, 0.0) + value
+
+
+def _sum(engine: Engine, ours: str, labels: Mapping[str, str], value: float) -> None:
+    _histogram(engine, ours).total += value
+
+
+def _histogram(engine: Engine, ours: str) -> Histogram:
+    found = engine.histograms.get(ours)
+    return engine.histograms.setdefault(ours, Histogram()) if found is None else found
+
+
+# What is done with a sample, by its name, and what it is called here. One look-up for each of hundreds of samples.
+_KEPT: dict[str, tuple[Callable[[Engine, str, Mapping[str, str], float], None], str]] = {
+    **{name: (_count, ours) for name, ours in COUNTERS.items()},
+    **{name: (_gauge, ours) for name, ours in GAUGES.items()},
+    **{f"{name}_bucket": (_bucket, ours) for name, ours in HISTOGRAMS.items()},
+    **{f"{name}_sum": (_sum, ours) for name, ours in HISTOGRAMS.items()},
+    SLEEP: (_sleep, "sleeping"),
+}
 
 
 def metrics(before: Engine | None, now: Engine, busy_seconds: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from rlhfd_emitter.process import Process, guarded
+from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals.statistics import quantile
 
 TICK_SECONDS = 0.25
@@ -20,6 +20,7 @@ INTERVAL_SECONDS = 10.0
 SLOW_SECONDS = 0.5
 MAX_LATENCIES = 4096
 PHASE, NAME = "reward", "rlhfd/reward_call"
+HOOK = "thread.reward_calls"
 
 _all: weakref.WeakSet[Calls] = weakref.WeakSet()
 
@@ -105,7 +106,7 @@ class Calls:
                 self._since = call.began
             self._under_way[call] = None
             if counted and not self._opened and self._phase is None:
-                guarded(self._open, process, call)
+                process.hook(HOOK).guarded(self._open, process, call)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, args=(process,), name="rlhfd-rewards", daemon=True)
                 self._thread.start()
@@ -125,7 +126,7 @@ class Calls:
             self._ended = now
             if self._phase is not None and self._phase[0] is call:
                 (_, token), self._phase = self._phase, None
-                guarded(process.end, token, error)
+                process.hook(HOOK).guarded(process.end, token, error)
             if not counted or (not call.counted and failure is None):
                 return
             if call.counted:
@@ -177,10 +178,11 @@ class Calls:
             )  # fmt: skip
 
     def _run(self, process: Process) -> None:
-        while True:
+        hook = process.hook(HOOK)
+        while not hook.off:
             self._wake.wait()
             time.sleep(TICK_SECONDS)
-            guarded(self.tick, process, time.monotonic())
+            hook.guarded(self.tick, process, time.monotonic())
 
 
 def _after_fork_in_child() -> None:

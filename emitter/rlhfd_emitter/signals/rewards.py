@@ -110,8 +110,12 @@ class _Watch:
         return call
 
     def returned(self, call: Call | None, result: Any) -> None:
-        if call is not None:
-            wrong: Any = self.hook.guarded(self._judge, result) if self._judge is not None else None
+        if call is None:
+            return
+        wrong = None
+        try:
+            wrong = self._judge(result) if self._judge is not None else None
+        finally:  # a call that cannot be judged is over, too
             self._calls.end(self._process, call, _with_trouble(call, wrong))
 
     def raised(self, call: Call | None, error: BaseException) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 Tensor = Any  # torch is never imported: a tensor is what has its methods
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One row of tensors of any shape, one behind the other, by the library that they come from."""
+    library: Any = sys.modules[type(tensors[0]).__module__.partition(".")[0]]
+    return library.cat([tensor.flatten() for tensor in tensors]).detach()
 
 
 def moments(name: str, values: Tensor) -> dict[str, float]:

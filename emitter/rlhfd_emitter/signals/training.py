@@ -7,10 +7,10 @@ which OpenRLHF's own ``item()`` calls have made it do after all work was done, t
 from __future__ import annotations
 
 import functools
-import inspect
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,8 @@ from rlhfd_emitter.signals import critic, policy
 from rlhfd_emitter.signals.groups import compute
 from rlhfd_emitter.signals.position import Position
 from rlhfd_emitter.signals.statistics import Tensor, greatest, mean
-from rlhfd_emitter.signals.totals import Totals, read
-from rlhfd_emitter.wrappers import Function, Wrapper, reads
+from rlhfd_emitter.signals.totals import Rows, Totals, read
+from rlhfd_emitter.wrappers import Function, Wrapper, named, positional, reads
 
 MAX_NORMS = 4096  # of a step; the latest are kept
 
@@ -30,8 +30,10 @@ class Call:
     """One call of ``ppo_train`` under way. ``seconds`` is what rlhfd took of it."""
 
     name: str
-    summary: Callable[[Mapping[str, float]], dict[str, float]]
+    signals: Any  # the module `policy` or `critic`
     totals: Totals
+    rows: Rows = field(default_factory=Rows)
+    settings: Any = None  # of the loss, of what is in the rows
     norms: deque[Tensor] = field(default_factory=lambda: deque(maxlen=MAX_NORMS))
     steps: int | None = None  # not known
     skipped: int = 0
@@ -48,12 +50,12 @@ class Training:
 
 def ppo_train(name: str) -> Wrapper:
     """``ppo_train`` of the trainer in the actor of ``name``, ``policy`` or ``critic``."""
-    groups = policy if name == "policy" else critic
+    signals = policy if name == "policy" else critic
 
     def begin(process: Process) -> None:
         wanted = process.emitter is not None and not process.emitter.muted
-        totals = Totals(getattr(groups, "GREATEST", ()))
-        process.shared(Training).call = Call(name, groups.summary, totals) if wanted else None
+        totals = Totals(getattr(signals, "GREATEST", ()))
+        process.shared(Training).call = Call(name, signals, totals) if wanted else None
 
     def end(process: Process) -> None:
         process.shared(Training).call = None
@@ -78,42 +80,57 @@ def ppo_train(name: str) -> Wrapper:
 def policy_loss(process: Process, arguments: Mapping[str, Any]) -> None:
     """``PolicyLoss.forward``, once a micro-batch."""
     tensors = arguments["log_probs"], arguments["old_log_probs"], arguments["advantages"], arguments.get("action_mask")
-    _add(process, "policy", policy.PolicyBatch, policy.GROUPS, (arguments["self"], *tensors))
+    _take_in(process, "policy", arguments["self"], tensors)
 
 
 @reads("values", "old_values", "returns", "action_mask")
 def value_loss(process: Process, arguments: Mapping[str, Any]) -> None:
     """``ValueLoss.forward``, once a micro-batch."""
     tensors = arguments["values"], arguments["old_values"], arguments["returns"], arguments.get("action_mask")
-    _add(process, "critic", critic.CriticBatch, critic.GROUPS, (arguments["self"], *tensors))
+    _take_in(process, "critic", arguments["self"], tensors)
 
 
-def _add(
-    process: Process,
-    name: str,
-    batch: Callable[..., Any],
-    groups: Mapping[str, Callable[[Any], Mapping[str, Tensor]]],
-    given: Sequence[Any],
-) -> None:
+def _take_in(process: Process, name: str, loss: Any, tensors: Sequence[Any]) -> None:
+    """Keep what the loss of ``name`` was given; compute first if there is no room for more, or if it is set anew."""
     call = process.shared(Training).call
     if call is None or call.name != name:
         return
     clock = time.perf_counter()
-    whole = {name: lambda fields: compute(process, groups, batch(*fields))}
-    call.totals.add(compute(process, whole, given))
+
+    def put(call: Call) -> Mapping[str, float]:
+        settings, positions = call.signals.Settings.of(loss), math.prod(tensors[-1].shape)
+        if settings != call.settings or not call.rows.has_room_for(positions):
+            _add_up(process, call)
+            call.settings = settings
+        call.rows.put(tensors)
+        return {"positions": positions}
+
+    if not compute(process, {name: put}, call):
+        call.totals.add({})
     call.seconds += time.perf_counter() - clock
+
+
+def _add_up(process: Process, call: Call) -> None:
+    """Compute the signals of the micro-batches that are kept, if any, and forget them."""
+    if not call.rows.filled:
+        return
+
+    def added(call: Call) -> Mapping[str, Any]:
+        return compute(process, call.signals.GROUPS, call.signals.Batch(call.settings, *call.rows.take()))
+
+    call.totals.add(compute(process, {f"{call.name}_rows": added}, call))
 
 
 @reads("model")
 def optimizer_step(process: Process, original: Function) -> Function:
     """``DeepspeedStrategy.optimizer_step``, after each micro-batch; most only accumulate gradients."""
-    signature = inspect.signature(original)
+    names = positional(original)
 
     def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any, int, int] | None:
         call = process.shared(Training).call
         if call is None:
             return None
-        model = signature.bind_partial(*args, **kwargs).arguments["model"]
+        model = named(names, args, kwargs)["model"]
         # The policy's engine is inside its Actor.
         engine = model if hasattr(model, "get_global_grad_norm") else getattr(model, "model", None)
         steps, skipped = getattr(engine, "global_steps", None), getattr(engine, "skipped_steps", None)
@@ -144,7 +161,7 @@ def _stepped(call: Call, engine: Any, steps: int, skipped: int) -> Mapping[str, 
         call.steps += 1
         norm = engine.get_global_grad_norm()
         if norm is not None:
-            call.norms.append(norm.detach().double().sum() if hasattr(norm, "detach") else float(norm))
+            call.norms.append(norm.detach().double() if hasattr(norm, "detach") else float(norm))
     return {"made": float(engine.global_steps - steps)}
 
 
@@ -153,6 +170,7 @@ def _report(process: Process) -> None:
     if call is None or process.emitter is None:
         return
     clock = time.perf_counter()
+    _add_up(process, call)
     values = compute(process, {f"{call.name}_training": _summary}, call)
     if values:
         values["rlhfd/overhead/training_seconds"] = call.seconds + time.perf_counter() - clock
@@ -162,7 +180,7 @@ def _report(process: Process) -> None:
 def _summary(call: Call) -> dict[str, float]:
     totals = call.totals.complete()
     numbers = read([*totals.values(), *call.norms])
-    values = call.summary(dict(zip(totals, numbers, strict=False)))
+    values: dict[str, float] = call.signals.summary(dict(zip(totals, numbers, strict=False)))
     if call.steps is None or call.missed:
         return values
     values[f"rlhfd/{call.name}/optimizer_steps"] = float(call.steps)
