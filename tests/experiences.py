@@ -77,9 +77,9 @@ class Tensor(np.ndarray[Any, Any]):
         return added
 
 
-def cat(tensors: Sequence[Tensor]) -> Any:
-    """``torch.cat`` of rows."""
-    return np.concatenate(tensors).view(Tensor)
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """``torch.cat``."""
+    return np.concatenate(tensors, dim).view(Tensor)
 
 
 def tensor(values: Any, dtype: Any = None) -> Tensor:

@@ -19,7 +19,7 @@ from openrlhf import recomputed_training
 from rlhfd_emitter.hook import MAX_FAILURES
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import position, training
-from rlhfd_emitter.signals.totals import Totals, read
+from rlhfd_emitter.signals.totals import Rows, Totals, read
 from rlhfd_emitter.signals.training import Training
 from rlhfd_emitter.wrappers import before
 from trainings import Engine, PolicyLoss, made_up, run
@@ -199,7 +199,7 @@ def test_after_three_failures_in_a_row_the_losses_are_left_alone(process: Proces
     class Broken(np.ndarray[Any, Any]):
         touched = 0
 
-        def detach(self) -> Any:
+        def flatten(self, *args: Any) -> Any:
             Broken.touched += 1
             raise RuntimeError("no such operation")
 
@@ -258,6 +258,54 @@ def test_totals_are_as_large_after_many_micro_batches_as_after_one() -> None:
     assert dict(zip(held, read(list(held.values())), strict=True)) == {"sum": 1000, "greatest": 0}
     totals.add({"sum": tensor(1.0)})
     assert list(totals.complete()) == ["sum"]
+
+
+@pytest.mark.parametrize(("positions", "batches"), [(1, 256), (40, 256), (65_536, 2)])
+@pytest.mark.parametrize("kind", RECOMPUTED)
+def test_values_do_not_depend_on_how_many_micro_batches_are_computed_at_once(
+    process: Process, kind: str, positions: int, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rows, "positions", positions)
+    monkeypatch.setattr(Rows, "batches", batches)
+    for seed in range(10):
+        arrays = made_up(seed, kind)
+        assert run(process, kind, arrays) == pytest.approx(RECOMPUTED[kind](arrays), rel=1e-9, abs=1e-9)
+
+
+def test_a_loss_that_is_set_anew_has_its_bounds_from_then_on(process: Process) -> None:
+    forward = before(training.policy_loss)(process, PolicyLoss.forward)
+    log_probs, mask = tensor([[0.3]]), tensor([[1]])
+
+    def train() -> None:
+        for high in (0.2, 0.2, 0.5):
+            forward(PolicyLoss(clip_eps_low=0.2, clip_eps_high=high), log_probs, log_probs * 0, mask, action_mask=mask)
+
+    training.ppo_train("policy")(process, train)()
+    ((_, values),) = recorder(process).metrics
+    assert values["rlhfd/ratio/above_ratio"] == pytest.approx(2 / 3)
+
+
+def test_what_becomes_of_a_tensor_after_its_loss_changes_nothing(process: Process) -> None:
+    forward = before(training.policy_loss)(process, PolicyLoss.forward)
+
+    def train() -> None:
+        log_probs = tensor([[0.5]])
+        forward(PolicyLoss(), log_probs, log_probs * 0, log_probs, action_mask=tensor([[1]]))
+        log_probs[:] = NAN
+
+    training.ppo_train("policy")(process, train)()
+    assert recorder(process).metrics[0][1]["rlhfd/policy_kl/k1"] == -0.5
+
+
+def test_what_is_kept_of_micro_batches_is_bounded() -> None:
+    rows = Rows()
+    for width in (1, 0):
+        while rows.has_room_for(1024 * width):
+            rows.put([tensor([[0.0] * 1024 * width])] * 4)
+        assert len(rows) == (64 if width else Rows.batches)
+        kept, mask = rows.take()
+        assert (kept.shape, mask.shape, len(rows)) == ((3, 65_536 * width), (65_536 * width,), 0)
+    assert rows.has_room_for(1_000_000)
 
 
 def test_numbers_and_tensors_are_read_together() -> None:

@@ -11,6 +11,7 @@ N = 4
 # A 4-gram as one number: its tokens as digits to this base, modulo 2**64. Two different ones of a response of 10,000
 # tokens get the same number once in 10**11 responses.
 BASE = 6_364_136_223_846_793_005
+SQUARE = (BASE * BASE + 2**63) % 2**64 - 2**63  # as a signed number
 NOTHING = -(2**63)
 
 
@@ -28,7 +29,7 @@ def repetition(batch: Batch) -> Mapping[str, float]:
         pairs = wanted[:, 1:] & wanted[:, :-1]
         behind += int(pairs.sum())
         same += int((pairs & (tokens[:, 1:] == tokens[:, :-1])).sum())
-        shares += _repeated_shares(tokens, wanted)
+        shares += _repeated_shares(tokens, pairs)
     values = {"rlhfd/repetition/consecutive_ratio": same / behind} if behind else {}
     if shares:
         values["rlhfd/repetition/seq_rep_4"] = sum(shares) / len(shares)
@@ -43,19 +44,19 @@ def _aligned(sequences: Tensor, mask: Tensor) -> Tensor:
     return tokens[:, 1:]
 
 
-def _repeated_shares(tokens: Tensor, wanted: Tensor) -> list[float]:
-    """The share of each row's 4-grams that occurred before in it; rows without one are left out."""
-    width = tokens.shape[1] - N + 1
-    if width < 1 or not tokens.shape[0]:
+def _repeated_shares(tokens: Tensor, pairs: Tensor) -> list[float]:
+    """The share of each row's 4-grams that occurred before in it; rows without one are left out. ``pairs``: where a
+    wanted token is behind another."""
+    if tokens.shape[1] < N or not tokens.shape[0]:
         return []
-    grams, whole = tokens[:, :width], wanted[:, :width]
-    for offset in range(1, N):
-        grams = grams * BASE + tokens[:, offset : offset + width]
-        whole = whole & wanted[:, offset : offset + width]
+    twos = tokens[:, :-1] * BASE + tokens[:, 1:]
+    grams = twos[:, :-2] * SQUARE + twos[:, 2:]
+    whole = pairs[:, :-2] & pairs[:, 2:]
     ranked = grams.masked_fill(~whole, NOTHING).sort(1).values
     changes = (ranked[:, 1:] != ranked[:, :-1]).sum(1).tolist()
     counts = whole.sum(1).tolist()
     # What is not wanted is one value more, at the front of the row.
+    width = grams.shape[1]
     return [
         1 - (1 + change - int(count < width)) / count for change, count in zip(changes, counts, strict=True) if count
     ]

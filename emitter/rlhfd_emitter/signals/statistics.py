@@ -10,10 +10,15 @@ from typing import Any
 Tensor = Any  # torch is never imported: a tensor is what has its methods
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """One row of tensors of any shape, one behind the other, by the library that they come from."""
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """``torch.cat``, of the library that the tensors come from."""
     library: Any = sys.modules[type(tensors[0]).__module__.partition(".")[0]]
-    return library.cat([tensor.flatten() for tensor in tensors]).detach()
+    return library.cat(tensors, dim)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One row of tensors of any shape, one behind the other, without their history: a copy."""
+    return cat([tensor.flatten() for tensor in tensors]).detach()
 
 
 def moments(name: str, values: Tensor) -> dict[str, float]:

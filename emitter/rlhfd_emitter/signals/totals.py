@@ -6,29 +6,33 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from rlhfd_emitter.signals.statistics import Tensor
-
-CAPACITY = 65_536  # positions that are held before the signals are computed, 2 MiB
+from rlhfd_emitter.signals.statistics import Tensor, cat, joined
 
 
 class Rows:
-    """The tensors of several micro-batches one behind the other, as rows of float64 on their own device.
+    """The tensors of several micro-batches, copied, on their own device.
 
-    So that signals are computed over many micro-batches at once: on a small one, an operation costs the same. Copies,
-    since what OpenRLHF does to its tensors later must not change them. The memory is taken once.
+    So that signals are computed over many micro-batches at once: on small ones, an operation costs the same. Copies,
+    since what OpenRLHF does to its tensors later must not change them.
     """
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._capacity = capacity
-        self._held: Tensor | None = None
+    positions = 65_536  # that are held at most, a larger micro-batch alone
+    batches = 256
+
+    def __init__(self) -> None:
+        self._held: list[Tensor] = []
         self.filled = 0
 
+    def __len__(self) -> int:
+        """How many micro-batches there are."""
+        return len(self._held)
+
     def has_room_for(self, positions: int) -> bool:
-        """Whether so many more fit, or would not fit into empty rows, either."""
-        return not self.filled or self.filled + positions <= self._capacity
+        """Whether a micro-batch of so many positions still fits."""
+        return not self._held or (self.filled + positions <= self.positions and len(self._held) < self.batches)
 
     def put(self, tensors: Sequence[Tensor]) -> None:
-        """Take a micro-batch in: one tensor for each row, all of one shape, the last is the mask.
+        """Take a micro-batch in: tensors of one shape, the last is the mask.
 
         :raises ValueError: the shapes differ.
         """
@@ -36,21 +40,17 @@ class Rows:
         for tensor in tensors:
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{tuple(tensor.shape)} is not like action_mask {shape}")
-        flat = [tensor.detach().flatten() for tensor in tensors]
-        end = self.filled + math.prod(shape)
-        if self._held is None or end > self._held.shape[1]:
-            self._held = flat[0][:0].double().new_empty((len(flat), max(end, self._capacity)))
-        for place, tensor in enumerate(flat):
-            self._held[place, self.filled : end] = tensor
-        self.filled = end
+        positions = math.prod(shape)
+        # Of several types the widest is taken, in which all of them are what they were.
+        self._held.append(joined(tensors).reshape(len(tensors), positions))
+        self.filled += positions
 
     def take(self) -> tuple[Tensor, Tensor]:
-        """The rows with 0 where the mask is not set, and the mask as bool; the rows are empty from now on."""
-        if self._held is None:
-            raise ValueError("no micro-batch")
-        filled, self.filled = self.filled, 0
-        mask = self._held[-1, :filled].bool()
-        return self._held[:-1, :filled].masked_fill(~mask, 0.0), mask
+        """The tensors as rows of float64, with 0 where the mask is not set, and the mask as bool; nothing is left."""
+        held, self._held, self.filled = self._held, [], 0
+        rows = (cat(held, 1) if len(held) > 1 else held[0]).double()
+        mask = rows[-1].bool()
+        return rows[:-1].masked_fill(~mask, 0.0), mask
 
 
 class Totals:

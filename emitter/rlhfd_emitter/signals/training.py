@@ -112,7 +112,7 @@ def _take_in(process: Process, name: str, loss: Any, tensors: Sequence[Any]) -> 
 
 def _add_up(process: Process, call: Call) -> None:
     """Compute the signals of the micro-batches that are kept, if any, and forget them."""
-    if not call.rows.filled:
+    if not len(call.rows):
         return
 
     def added(call: Call) -> Mapping[str, Any]:
