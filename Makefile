@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ALERTMANAGER := $(or $(shell command -v prometheus-alertmanager 2>/dev/null),$(VENV)/prometheus/usr/bin/prometheus-alertmanager)
 PROMTOOL := $(or $(shell command -v promtool 2>/dev/null),$(VENV)/prometheus/usr/bin/promtool)
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
+.PHONY: help demo compile test check bench bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +29,18 @@ $(PROMTOOL): | $(VENV)/installed
 		&& dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
 		|| echo "without Prometheus one test will fail: sudo apt-get install prometheus"
 
+# One test hands alerts to a real Alertmanager, in the same way.
+$(ALERTMANAGER): | $(PROMTOOL)
+	@cd $(VENV) && $(APT) download prometheus-alertmanager && dpkg-deb -x prometheus-alertmanager_*.deb prometheus \
+		&& rm prometheus-alertmanager_*.deb || echo "without Alertmanager one test will fail: sudo apt-get install prometheus-alertmanager"
+
 demo: $(VENV)/installed ## play a recorded OpenRLHF run with a fault; watch the alerts arrive
 	@$(BIN)/rlhfd demo
 
-test: $(VENV)/installed $(PROMTOOL) ## all tests that need no OpenRLHF
+compile: $(VENV)/installed ## compile again what each sample goes through (after changes; without it the sources are interpreted)
+	@$(BIN)/python hatch_build.py
+
+test: compile $(PROMTOOL) $(ALERTMANAGER) ## all tests that need no OpenRLHF
 	$(BIN)/pytest
 
 check: $(VENV)/installed ## ruff and mypy
@@ -39,13 +48,13 @@ check: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/installed ## what emit() costs beside its peers, and the daemon its node
+bench: compile ## what emit() costs beside its peers, and the daemon its node
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
 	$(BIN)/python tests/bench/emit_cost.py
 	$(BIN)/python tests/bench/startup_cost.py
 	$(BIN)/python tests/bench/daemon_load.py
 
-bench-detection: $(VENV)/installed ## how well faults are found, on labelled runs, beside simpler ways
+bench-detection: compile ## how well faults are found, on labelled runs, beside simpler ways
 	$(BIN)/python tests/bench/detection.py
 
 bench-openrlhf: $(VENV)/installed openrlhf-env ## what the hooks cost a real PPO run (half an hour)

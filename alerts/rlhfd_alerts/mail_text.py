@@ -10,7 +10,7 @@ from rlhfd_alerts.text import clip, clip_lines
 
 __all__ = ["digest_html", "digest_text", "html_of", "text_of"]
 
-_TEXT, _EVIDENCE, _DIGEST, _LINE, _FACTS = 2000, 6000, 20_000, 500, 30
+_TEXT, _EVIDENCE, _DIGEST, _LINE, _FACTS, _LINES = 2000, 6000, 20_000, 500, 30, 200
 
 
 def text_of(message: Message) -> str:
@@ -31,7 +31,8 @@ def html_of(message: Message) -> str:
 
 def digest_text(messages: Sequence[Message]) -> str:
     """Return a line for each of ``messages``, in their order."""
-    return clip_lines((clip(message.title, _LINE) for message in messages), _DIGEST) + "\n"
+    lines = [clip(message.title, _LINE) for message in messages[:_LINES]]
+    return clip_lines(lines, _DIGEST, len(messages) - len(lines)) + "\n"
 
 
 def digest_html(messages: Sequence[Message]) -> str:

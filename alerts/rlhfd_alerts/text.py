@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["clip", "clip_lines", "number", "one_line", "units"]
+__all__ = ["clip", "clip_lines", "clip_spelled", "number", "one_line", "units"]
 
 _ZERO_WIDTH_JOINER = "\u200d"
 
@@ -36,6 +36,22 @@ def clip(text: str, limit: int) -> str:
     return f"{text[:kept]}… +{len(text) - kept}" if limit >= units(note) else text[: max(kept, 0)]
 
 
+def clip_spelled(text: str, limit: int, spell: Callable[[str], str]) -> str:
+    """Return as much of ``text`` as is at most ``limit`` units long after ``spell``, which escapes it."""
+    whole = spell(clip(text, limit))
+    if units(whole) <= limit:
+        return whole
+    fits, too_many, best = 0, limit, ""
+    while too_many - fits > 1:
+        room = (fits + too_many) // 2
+        spelled = spell(clip(text, room))
+        if units(spelled) <= limit:
+            fits, best = room, spelled
+        else:
+            too_many = room
+    return best
+
+
 def _joins(character: str) -> bool:
     """Whether ``character`` belongs to the one before it."""
     return bool(unicodedata.combining(character)) or unicodedata.category(character) in ("Mn", "Me", "Cf")
@@ -44,11 +60,13 @@ def _joins(character: str) -> bool:
 def clip_lines(lines: Iterable[str], limit: int, more: int = 0) -> str:
     """Return as many ``lines`` as fit into ``limit`` units, then "… and N more" for those that do not, and ``more``."""
     every = list(lines)
+    used = sum(units(line) + 1 for line in every)
     for count in range(len(every), -1, -1):
         left = len(every) - count + more
-        text = "\n".join([*every[:count], *([f"… and {left} more"] if left else [])])
-        if units(text) <= limit:
-            return text
+        note = f"… and {left} more" if left else ""
+        if used + units(note) - (0 if note else 1) <= limit:
+            return "\n".join([*every[:count], *([note] if note else [])])
+        used -= units(every[count - 1]) + 1 if count else 0
     return ""
 
 

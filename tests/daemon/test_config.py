@@ -99,7 +99,8 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         'rlhfd.toml: framelog.segmentbytes: unknown key; did you mean "segment_bytes"?',
         "rlhfd.toml: log.level: must be one of: debug, info, warning, error",
         "rlhfd.toml: targets.ops.header: unknown key; valid here: type, timeout_seconds, interval_seconds, "
-        "send_resolved, secret_file, secret_env, url, url_file, url_env, allow_private, proxy, ca_file, insecure",
+        "send_resolved, secret_file, secret_env, url, url_file, url_env, allow_private, proxy, ca_file, insecure, "
+        "body_template, content_type",
         "rlhfd.toml: targets.ops.timeout_seconds: expected `float` > 0.0",
     ]
 

@@ -22,13 +22,13 @@ from rlhfd_alerts.message import Fact, Message, read
 from rlhfd_alerts.target import HttpSettings, Target
 from rlhfd_alerts.text import clip
 
-__all__ = ["AlertmanagerReceiver", "AlertmanagerSettings", "Held", "held"]
+__all__ = ["AlertmanagerReceiver", "AlertmanagerSettings", "Held", "held", "rendered"]
 
 _RESOLVED_SECONDS = 300.0
 _MAX_HELD = 5000
 _MAX_POST = 500
 _LABEL, _ANNOTATION = 500, 2000
-_NAME = re.compile(r"[^a-zA-Z0-9_]")
+_NAME = re.compile(r"^(?=[0-9])|[^a-zA-Z0-9_]")
 
 
 class AlertmanagerSettings(HttpSettings, frozen=True, kw_only=True, tag="alertmanager"):
@@ -108,7 +108,7 @@ class AlertmanagerReceiver:
     async def _post(self, alerts: Iterable[Held], now: float) -> str:
         every, said = list(alerts), ""
         for start in range(0, len(every), _MAX_POST):
-            content = [_rendered(one, now, self.resend_seconds) for one in every[start : start + _MAX_POST]]
+            content = [rendered(one, now, self.resend_seconds) for one in every[start : start + _MAX_POST]]
             payload = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
             said = await self._channel.post(payload, self._headers, now)
         return said
@@ -161,7 +161,8 @@ def _annotations(message: Message, fact: Fact) -> tuple[tuple[str, str], ...]:
     return tuple((name, clip(value, _ANNOTATION)) for name, value in known.items() if value)
 
 
-def _rendered(one: Held, now: float, resend_seconds: float) -> dict[str, Any]:
+def rendered(one: Held, now: float, resend_seconds: float) -> dict[str, Any]:
+    """Return what is posted of one alert."""
     # As Prometheus does: it ends by itself if four rounds in a row are not heard.
     ends_at = now + 4 * resend_seconds if one.ends_at is None else one.ends_at
     return {

@@ -20,12 +20,12 @@ from rlhfd_alerts.errors import DeliveryError
 from rlhfd_alerts.message import Message, order, read
 from rlhfd_alerts.retry import HORIZON_SECONDS
 from rlhfd_alerts.target import HttpSettings, Target
-from rlhfd_alerts.text import clip, clip_lines, units
+from rlhfd_alerts.text import clip, clip_lines, clip_spelled, units
 
 __all__ = ["DiscordReceiver", "DiscordSettings", "escape", "render", "render_digest"]
 
 _TITLE, _DESCRIPTION, _FIELD, _SHORT = 256, 1500, 1000, 300
-_EVIDENCE, _DIGEST, _LINE, _FACTS = 900, 4000, 300, 10
+_EVIDENCE, _DIGEST, _LINE, _FACTS, _LINES = 900, 4000, 300, 10, 100
 _COLOURS = {"CRITICAL": 0xD32F2F, "WARNING": 0xF57C00, "INFO": 0x1976D2, "RESOLVED": 0x388E3C}
 _SIGNS = {"CRITICAL": "🔴", "WARNING": "🟠", "INFO": "🔵", "RESOLVED": "✅"}
 _MARKDOWN = re.compile(r"([\\*_~`|>#\[\]()<@:\-+.!])")
@@ -69,7 +69,7 @@ def render(message: Message) -> dict[str, Any]:
         "description": escape(message.summary, _DESCRIPTION),
         "color": _COLOURS[message.status],
         "timestamp": message.time,
-        "fields": [{"name": name, "value": value, "inline": inline} for name, value, inline in _fields(message)],
+        "fields": [{"name": name, "value": value or "–", "inline": inline} for name, value, inline in _fields(message)],
         "footer": {"text": clip(f"rlhfd · {message.subject}", _SHORT)},
     }
     if message.links:
@@ -81,11 +81,13 @@ def render_digest(messages: Sequence[Message]) -> dict[str, Any]:
     """Return the payload that tells of all ``messages``, critical ones first."""
     ranked = sorted(messages, key=order)
     counts = [f"{n} {name.lower()}" for name in _SIGNS if (n := sum(one.status == name for one in ranked))]
-    lines = [f"{_SIGNS[one.status]} **{escape(one.run, _LINE)}** {escape(one.summary, _LINE)}" for one in ranked]
+    lines = [
+        f"{_SIGNS[one.status]} **{escape(one.run, _LINE)}** {escape(one.summary, _LINE)}" for one in ranked[:_LINES]
+    ]
     return _payload(
         {
             "title": f"{len(ranked)} messages: {', '.join(counts)}",
-            "description": clip_lines(lines, _DIGEST),
+            "description": clip_lines(lines, _DIGEST, len(ranked) - len(lines)),
             "color": _COLOURS[ranked[0].status],
             "timestamp": ranked[0].time,
         }
@@ -94,10 +96,7 @@ def render_digest(messages: Sequence[Message]) -> dict[str, Any]:
 
 def escape(text: str, limit: int) -> str:
     """Return ``text`` in at most ``limit`` characters, its markdown and mentions disarmed."""
-    room = limit
-    while units(spelled := _MARKDOWN.sub(r"\\\1", clip(text, room))) > limit:
-        room -= max(1, (units(spelled) - limit) // 2)
-    return spelled
+    return clip_spelled(text, limit, lambda clipped: _MARKDOWN.sub(r"\\\1", clipped))
 
 
 def _fields(message: Message) -> Iterator[tuple[str, str, bool]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -19,14 +19,14 @@ from rlhfd_alerts.context import Context
 from rlhfd_alerts.errors import DeliveryError
 from rlhfd_alerts.message import Link, Message, order, read
 from rlhfd_alerts.target import HttpSettings, Target
-from rlhfd_alerts.text import clip, clip_lines, units
+from rlhfd_alerts.text import clip, clip_lines, clip_spelled, units
 
 __all__ = ["SlackReceiver", "SlackSettings", "escape", "render", "render_digest"]
 
 Block = dict[str, Any]
 _HEADER, _FIELD, _LINE, _SECTION = 150, 300, 400, 2900
 _SUMMARY, _EVIDENCE, _REMEDY, _LINKS, _DIGEST = 1500, 2500, 2000, 1500, 8000
-_FACTS = 10
+_FACTS, _LINES = 10, 100
 _IN_URL = ":/?#[]@!$&'()*+,;=%~"
 _SIGNS = {"CRITICAL": "🔴", "WARNING": "🟠", "INFO": "🔵", "RESOLVED": "✅"}
 
@@ -92,28 +92,21 @@ def render_digest(messages: Sequence[Message], mention: str = "") -> Block:
     ranked = sorted(messages, key=order)
     counts = [f"{n} {name}" for name in _SIGNS if (n := sum(one.status == name for one in ranked))]
     title = f"{len(ranked)} messages: {', '.join(counts)}".lower()
-    lines = [f"{_SIGNS[one.status]} {_code(one.run)} {escape(one.summary, _LINE)}" for one in ranked]
+    lines = [f"{_SIGNS[one.status]} {_code(one.run)} {escape(one.summary, _LINE)}" for one in ranked[:_LINES]]
     call = _call(ranked, mention)
     blocks = [_header(title, ranked[0].status), *([_section(call)] if call else [])]
-    blocks += [_section(text) for text in _pages(clip_lines(lines, _DIGEST).split("\n"))]
+    blocks += [_section(text) for text in _pages(clip_lines(lines, _DIGEST, len(ranked) - len(lines)).split("\n"))]
     return {"text": _fallback(title, call), "blocks": blocks}
 
 
 def escape(text: str, limit: int) -> str:
     """Return ``text`` for mrkdwn, in at most ``limit`` characters: no mention, link or formatting comes out of it."""
-    return _within(text, limit, _escaped)
+    return clip_spelled(text, limit, _escaped)
 
 
 def _entities(text: str, limit: int) -> str:
     """As :func:`escape`, for inside of a code span, where nothing is formatted."""
-    return _within(text, limit, lambda clipped: html.escape(clipped, quote=False))
-
-
-def _within(text: str, limit: int, spell: Callable[[str], str]) -> str:
-    room = limit
-    while units(spelled := spell(clip(text, room))) > limit:
-        room -= max(1, (units(spelled) - limit) // 8)
-    return spelled
+    return clip_spelled(text, limit, lambda clipped: html.escape(clipped, quote=False))
 
 
 def _escaped(text: str) -> str:
@@ -139,7 +132,7 @@ def _fields(message: Message) -> Iterable[str]:
 
 
 def _links(links: Sequence[Link], rule_url: str) -> str:
-    shown = [f"<{quote(link.url, safe=_IN_URL)}|{escape(link.title, _HEADER)}>" for link in links]
+    shown = [f"<{_entities(quote(link.url, safe=_IN_URL), _LINKS)}|{escape(link.title, _HEADER)}>" for link in links]
     return clip_lines(shown or ([_code(rule_url)] if rule_url else []), _LINKS)
 
 
