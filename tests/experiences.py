@@ -56,8 +56,11 @@ class Tensor(np.ndarray[Any, Any]):
     def new_empty(self, size: int | tuple[int, ...]) -> Any:
         return tensor(np.empty(size, self.dtype))
 
-    def masked_select(self, mask: Any) -> Any:
-        return self[mask]
+    def argwhere(self) -> Any:
+        return np.argwhere(self)
+
+    def index_select(self, axis: int, index: Any) -> Any:
+        return np.take(self, index, axis)
 
     def masked_fill(self, mask: Any, value: float) -> Any:
         return tensor(np.where(mask, value, self))

@@ -48,7 +48,7 @@ class Batch:
         self._firsts = [-before % self.stride for before in accumulate(sizes, initial=0)]
         self._bases = bases
         self._rows: dict[str, Tensor | None] = {}
-        self._wanted: Tensor | None = None  # the mask of the used samples, as one row
+        self._wanted: Tensor | None = None  # where the tokens of a row are among all positions of the used samples
         self._owners: Tensor | None = None  # of each token of a row, which used sample it is of
 
     def part(self, index: int, field: Tensor) -> Tensor:
@@ -78,9 +78,10 @@ class Batch:
             if tuple(matrix(field).shape) != tuple(mask.shape):
                 raise ValueError(f"{name} {tuple(matrix(field).shape)} is not like action_mask {tuple(mask.shape)}")
         if self._wanted is None:
-            self._wanted = joined([self.part(index, mask) for index, mask in enumerate(self.masks)])
+            masks = joined([self.part(index, mask) for index, mask in enumerate(self.masks)])
+            self._wanted = masks.argwhere().flatten()
         values = joined([self.part(index, field) for index, field in enumerate(fields)])
-        return values.masked_select(self._wanted).double()
+        return values.index_select(0, self._wanted).double()
 
     def advantages(self) -> Tensor | None:
         """The row of advantages before OpenRLHF whitens them. It keeps only the whitened ones; but with GAE the returns

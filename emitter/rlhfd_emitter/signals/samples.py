@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rlhfd_emitter.signals.batch import Batch, setting
-from rlhfd_emitter.signals.statistics import deviation, greatest, least, mean, pearson, quantile
+from rlhfd_emitter.signals.statistics import average, deviation, greatest, least, mean, pearson, quantile
 
 
 def size(batch: Batch) -> Mapping[str, float]:
@@ -101,4 +101,4 @@ def ratio(batch: Batch) -> Mapping[str, float]:
     if not rewards or advantages is None or not advantages.numel():
         return {}
     size = mean([abs(each) for each in rewards])
-    return {} if size == 0 else {"rlhfd/ratio_of/advantage_reward": float(advantages.abs().mean()) / size}
+    return {} if size == 0 else {"rlhfd/ratio_of/advantage_reward": average(advantages.abs()) / size}

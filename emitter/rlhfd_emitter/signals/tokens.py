@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from rlhfd_emitter.signals.batch import Batch
-from rlhfd_emitter.signals.statistics import moments, variance
+from rlhfd_emitter.signals.statistics import average, moments, variance
 
 OUTLIER_SIGMAS = 5.0
 MAX_LOG_RATIO = 20.0  # as in verl: exp(2 * 20) is still a number
@@ -18,13 +18,13 @@ def advantage(batch: Batch) -> Mapping[str, float]:
     values: dict[str, float] = {}
     if before is not None and before.numel():
         values.update(moments("rlhfd/advantage", before))
-        values["rlhfd/advantage/abs_mean"] = float(before.abs().mean())
+        values["rlhfd/advantage/abs_mean"] = average(before.abs())
     if trained is not None and trained.numel():
         sigma = math.sqrt(variance(trained))
-        values["rlhfd/advantage/trained_mean"] = float(trained.mean())
+        values["rlhfd/advantage/trained_mean"] = average(trained)
         values["rlhfd/advantage/trained_std"] = sigma
         if sigma != 0:
-            far = float((trained.abs() > OUTLIER_SIGMAS * sigma).double().mean())
+            far = average((trained.abs() > OUTLIER_SIGMAS * sigma).double())
             values["rlhfd/advantage/outlier_ratio"] = far if math.isfinite(sigma) else math.nan
     return values
 
@@ -40,7 +40,7 @@ def value(batch: Batch) -> Mapping[str, float]:
     predicted, reached = batch.row("values"), batch.row("returns")
     if predicted is None or not predicted.numel():
         return {}
-    values = {"rlhfd/value/mean": float(predicted.mean()), "rlhfd/value/std": math.sqrt(variance(predicted))}
+    values = {"rlhfd/value/mean": average(predicted), "rlhfd/value/std": math.sqrt(variance(predicted))}
     whole = 0.0 if reached is None else variance(reached)
     if whole != 0:
         values["rlhfd/explained_variance"] = 1 - variance(reached - predicted) / whole
@@ -53,8 +53,8 @@ def kl(batch: Batch) -> Mapping[str, float]:
     if ratios is None or not ratios.numel():
         return {}
     return {
-        "rlhfd/kl/k1": float(ratios.mean()),
-        "rlhfd/kl/k3": float(((-ratios).expm1() + ratios).mean()),
+        "rlhfd/kl/k1": average(ratios),
+        "rlhfd/kl/k3": average((-ratios).expm1() + ratios),
         "rlhfd/kl/max": float(ratios.max()),
     }
 
@@ -69,11 +69,11 @@ def mismatch(batch: Batch) -> Mapping[str, float]:
     rho = log_rho.exp()
     total = float(rho.sum())
     return {
-        "rlhfd/mismatch/prob_diff_mean": float(apart.mean()),
+        "rlhfd/mismatch/prob_diff_mean": average(apart),
         "rlhfd/mismatch/prob_diff_max": float(apart.max()),
-        "rlhfd/mismatch/k1": -float(log_rho.mean()),
-        "rlhfd/mismatch/k3": float((log_rho.expm1() - log_rho).mean()),
-        "rlhfd/mismatch/chi2": float((log_rho + log_rho).expm1().mean()),
+        "rlhfd/mismatch/k1": -average(log_rho),
+        "rlhfd/mismatch/k3": average(log_rho.expm1() - log_rho),
+        "rlhfd/mismatch/chi2": average((log_rho + log_rho).expm1()),
         "rlhfd/mismatch/ess_ratio": total * total / (rho.numel() * float((rho * rho).sum())),
     }
 
@@ -81,4 +81,4 @@ def mismatch(batch: Batch) -> Mapping[str, float]:
 def entropy(batch: Batch) -> Mapping[str, float]:
     """The policy's entropy as its own samples show it."""
     row = batch.row("action_log_probs")
-    return {"rlhfd/entropy/sampled": -float(row.mean())} if row is not None and row.numel() else {}
+    return {"rlhfd/entropy/sampled": -average(row)} if row is not None and row.numel() else {}
