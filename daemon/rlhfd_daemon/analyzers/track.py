@@ -38,9 +38,9 @@ class Track:
     so that a change cannot hide itself. Memory is constant, and nothing depends on how long the series is."""
 
     __slots__ = (
-        "_calm", "_count", "_covered", "_down", "_down_from", "_fitted", "_high_edge", "_kind", "_line", "_lines",
-        "_low_edge", "_profile", "_prolongations", "_scale", "_seen", "_side", "_spikes", "_spread_down", "_spread_up",
-        "_suspects", "_up", "_up_from", "_values",
+        "_calm", "_count", "_covered", "_down", "_down_from", "_edges", "_edges_of", "_fitted", "_high_edge", "_kind",
+        "_line", "_lines", "_low_edge", "_profile", "_prolongations", "_scale", "_seen", "_side", "_spikes",
+        "_spread_down", "_spread_up", "_suspects", "_up", "_up_from", "_values",
     )  # fmt: skip
 
     def __init__(self, profile: Profile) -> None:
@@ -61,6 +61,7 @@ class Track:
         self._count = len(values)
         self._low_edge, self._high_edge = NOWHERE
         self._line = self._laid() if values else Line(0.0, 0.0, 0.0)
+        self._edges, self._edges_of = NOWHERE, Line(0.0, 0.0, 0.0)
 
     def take(self, value: float) -> Change | None:
         """What this finite value begins or ends."""
@@ -110,9 +111,11 @@ class Track:
 
     def _rest(self) -> None:
         """No sum is above 0: values within the allowance will leave it at that, and need no arithmetic."""
-        level, _, scale = self._line
-        self._low_edge = self._scale.back(level - ALLOWANCE * scale)
-        self._high_edge = self._scale.back(level + ALLOWANCE * scale)
+        line = self._line
+        if self._edges_of is not line:
+            low, high = line.level - ALLOWANCE * line.scale, line.level + ALLOWANCE * line.scale
+            self._edges, self._edges_of = (self._scale.back(low), self._scale.back(high)), line
+        self._low_edge, self._high_edge = self._edges
 
     def is_due(self) -> bool:
         """Whether :meth:`drift` is worth asking: something is going on, or the course itself has moved."""
@@ -259,7 +262,7 @@ class Track:
         if self._up <= limit and self._down <= limit:
             return None
         is_up = self._up > limit
-        recent, expected = self._recent(), self._expected(is_up)
+        recent, expected = self._scale.back(middle(self._suspects[-3:])), self._expected(is_up)
         certainty = (self._up if is_up else self._down) / limit
         if not self._profile.matters(is_up, recent, expected, self._width(), certainty):
             self._up, self._down = min(self._up, CERTAIN * limit), min(self._down, CERTAIN * limit)
@@ -283,9 +286,6 @@ class Track:
         self._spread_up = self._spread_down = 0.0
         return self._change("spread_change", True, True)
 
-    def _recent(self) -> float:
-        return self._scale.back(middle(self._suspects[-3:]))
-
     def _expected(self, is_up: bool) -> float:
         level, slope, _ = self._line
         move = slope * min(self._fitted + len(self._suspects), REACH)
@@ -295,6 +295,6 @@ class Track:
                 recent: float | None = None) -> Change:  # fmt: skip
         expected = self._expected(is_up)
         scale = abs(self._scale.back(self._line.level + self._line.scale) - self._scale.back(self._line.level))
-        count = len(self._suspects) - 1 if since is None else since
-        now = self._recent() if recent is None else recent
-        return Change(kind, is_active, is_up, expected, scale, now, count, new_level)
+        now = self._scale.back(middle(self._suspects[-3:])) if recent is None else recent
+        since = len(self._suspects) - 1 if since is None else since
+        return Change(kind, is_active, is_up, expected, scale, now, since, new_level)

@@ -1,0 +1,103 @@
+"""Compiles what each sample goes through, with mypyc, on the way into a wheel or an editable installation.
+
+Without a C compiler, or with RLHFD_PURE=1, the same modules are interpreted: slower, nothing else. The result lies in
+``rlhfd_daemon/native`` and is used while its sources are what they were (``rlhfd_daemon/compiled.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+ROOT = Path(__file__).parent
+SOURCE = ROOT / "daemon"
+NATIVE = SOURCE / "rlhfd_daemon" / "native"
+SECONDS = 900
+MODULES = (
+    *(f"rlhfd_daemon.analyzers.{name}" for name in (
+        "absence", "adaptive", "baseline", "changes", "dispatch", "forecast_steps", "joint", "non_finite", "overdue",
+        "presence", "scale", "series", "track",
+    )),
+    *(f"rlhfd_daemon.rules.{name}" for name in ("calm", "evaluate", "histories", "hold", "watching")),
+)  # fmt: skip
+
+
+class CompileHook(BuildHookInterface[Any]):
+    """Named in pyproject.toml."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, unless that was done; a wheel then is for this kind of machine only."""
+        if os.environ.get("RLHFD_PURE", "") not in ("", "0"):
+            return
+        if not is_fresh():
+            done = subprocess.run(
+                [sys.executable, __file__], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+            if done.returncode != 0:
+                self.app.display_warning(f"not compiled, so slower: {(done.stdout + done.stderr)[-2000:]}")
+                return
+        build_data["artifacts"].append("/daemon/rlhfd_daemon/native/*")
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+
+def stamp() -> dict[str, Any]:
+    """What the compiled modules belong to."""
+    files = {name: SOURCE / (name.replace(".", "/") + ".py") for name in MODULES}
+    return {
+        "suffix": sysconfig.get_config_var("EXT_SUFFIX"),
+        "sources": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+    }
+
+
+def is_fresh() -> bool:
+    try:
+        return bool(json.loads((NATIVE / "stamp.json").read_text(encoding="utf-8")) == stamp())
+    except (OSError, ValueError):
+        return False
+
+
+def main() -> None:
+    """Compile into :data:`NATIVE` if need be; exits with mypy's or the compiler's message if that fails."""
+    if is_fresh():
+        return
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+
+    of = stamp()
+    os.environ["MYPYPATH"] = os.pathsep.join(str(ROOT / name) for name in ("alerts", "daemon", "emitter"))
+    paths = [f"daemon/{name.replace('.', '/')}.py" for name in MODULES]
+    with tempfile.TemporaryDirectory() as folder:
+        extensions = mypycify(
+            ["--config-file=", "--ignore-missing-imports", *paths], opt_level="2", debug_level="0", target_dir=folder
+        )
+        command = build_ext(Distribution({"name": "rlhfd", "ext_modules": extensions}))
+        command.build_lib, command.build_temp = f"{folder}/lib", f"{folder}/temp"
+        command.ensure_finalized()
+        command.run()
+        place(Path(folder, "lib"), of)
+
+
+def place(built: Path, of: dict[str, Any]) -> None:
+    """Put the libraries side by side, each under its module's whole name; the stamp comes last."""
+    NATIVE.mkdir(exist_ok=True)
+    for old in NATIVE.iterdir():
+        old.unlink()
+    for library in built.rglob(f"*{of['suffix']}"):
+        name = ".".join(library.relative_to(built).parts)
+        (NATIVE / name).write_bytes(library.read_bytes())
+    (NATIVE / "stamp.json").write_text(json.dumps(of), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

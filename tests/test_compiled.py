@@ -1,0 +1,94 @@
+"""What hatch_build.py compiles is in force here, gives the results of its sources, and gives way to newer ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rlhfd_daemon
+from rlhfd_daemon import compiled
+from rlhfd_daemon.analyzers import track
+
+PACKAGE = Path(rlhfd_daemon.__file__).parent
+TRACES = sorted((Path(__file__).parent / "fixtures" / "traces").rglob("*.jsonl.gz"))
+needs_compiler = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler here")
+SAY = "import rlhfd_daemon.analyzers.track as track; print(track.__file__)"
+
+
+def python(*arguments: str, **environ: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=100, env={**os.environ, **environ}
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+@needs_compiler
+def test_the_compiled_form_of_these_sources_is_in_force() -> None:
+    assert compiled.libraries(PACKAGE), "it is of other sources: make compile"
+    if os.environ.get("RLHFD_PURE", "0") in ("", "0"):
+        assert track.__file__ is not None
+        assert track.__file__.endswith(".so")
+
+
+def test_without_it_the_sources_are_interpreted() -> None:
+    assert python("-c", SAY, RLHFD_PURE="1") == f"{PACKAGE / 'analyzers' / 'track.py'}\n"
+
+
+@needs_compiler
+@pytest.mark.parametrize("path", TRACES[::9], ids=lambda path: path.name.partition(".")[0])
+def test_both_forms_find_the_same(path: Path, tmp_path: Path) -> None:
+    log = tmp_path / path.stem
+    log.write_bytes(gzip.decompress(path.read_bytes()))
+    command = [sys.executable, "-m", "rlhfd_daemon", "check", "--json", str(log)]
+    both = [
+        subprocess.run(command, capture_output=True, timeout=100, env={**os.environ, "RLHFD_PURE": pure})
+        for pure in ("0", "1")
+    ]
+    assert both[0].returncode == 0 or both[0].stdout
+    assert (both[0].returncode, both[0].stdout, both[0].stderr) == (both[1].returncode, both[1].stdout, both[1].stderr)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package with one compiled module, as hatch_build.py leaves it."""
+    folder = tmp_path / "rlhfd_daemon"
+    (folder / "native").mkdir(parents=True)
+    (folder / "one.py").write_text("X = 1\n")
+    source = compiled.digest(folder, "rlhfd_daemon.one")
+    stamp = {"suffix": compiled.SUFFIX, "sources": {"rlhfd_daemon.one": source}}
+    (folder / "native" / "stamp.json").write_text(json.dumps(stamp))
+    (folder / "native" / f"rlhfd_daemon.one{compiled.SUFFIX}").write_bytes(b"")
+    return folder
+
+
+def test_libraries_are_found_by_the_name_of_their_module(package: Path) -> None:
+    assert compiled.libraries(package) == {
+        "rlhfd_daemon.one": package / "native" / f"rlhfd_daemon.one{compiled.SUFFIX}"
+    }
+
+
+@pytest.mark.parametrize("what", ["edited", "removed", "other interpreter", "no stamp", "bad stamp", "list"])
+def test_what_does_not_belong_to_the_sources_is_not_used(package: Path, what: str) -> None:
+    stamp = package / "native" / "stamp.json"
+    match what:
+        case "edited":
+            (package / "one.py").write_text("X = 2\n")
+        case "removed":
+            (package / "one.py").unlink()
+        case "other interpreter":
+            stamp.write_text(stamp.read_text().replace(compiled.SUFFIX, ".cpython-27.so"))
+        case "no stamp":
+            stamp.unlink()
+        case "bad stamp":
+            stamp.write_text("{")
+        case _:
+            stamp.write_text("[]")
+    assert compiled.libraries(package) == {}
