@@ -23,7 +23,8 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 def average(values: Tensor) -> float:
     """The mean; there must be a value. The tensor's own method takes twice as long for a few."""
-    return float(values.sum()) / values.numel()
+    count: int = values.numel()
+    return float(values.sum()) / count
 
 
 def moments(name: str, values: Tensor) -> dict[str, float]:
@@ -41,7 +42,8 @@ def moments(name: str, values: Tensor) -> dict[str, float]:
 def variance(values: Tensor) -> float:
     """The variance of the population."""
     centred = values - average(values)
-    return float(centred.dot(centred)) / values.numel()
+    count: int = values.numel()
+    return float(centred.dot(centred)) / count
 
 
 def mean(values: Sequence[float]) -> float:
