@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from rlhfd_alerts.addresses import refusal
+from rlhfd_alerts.threads import in_thread
 
 __all__ = ["GuardedResolver"]
 
@@ -18,14 +18,12 @@ class GuardedResolver(AbstractResolver):
 
     def __init__(self, allow_private: bool, inner: AbstractResolver | None = None) -> None:
         self._allow_private = allow_private
-        self._inner = inner
+        self._inner = inner or _SystemResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the allowed addresses of ``host``. Raises ``OSError`` if there are none."""
-        if self._inner is None:
-            self._inner = ThreadedResolver()  # here: it wants a running loop
         found = await self._inner.resolve(host, port, family)
         reasons = {one["host"]: refusal(one["host"], self._allow_private) for one in found}
         allowed = [one for one in found if reasons[one["host"]] is None]
@@ -36,5 +34,26 @@ class GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Close the inner resolver."""
-        if self._inner is not None:
-            await self._inner.close()
+        await self._inner.close()
+
+
+class _SystemResolver(AbstractResolver):
+    """Asks the system, in a thread that is not waited for at exit: name servers that are silent take half a minute."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        flags = socket.AI_ADDRCONFIG
+        found = await in_thread(
+            lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags), "rlhfd-resolve"
+        )
+        return [
+            ResolveResult(
+                hostname=host, host=str(address[0]), port=port, family=kind, proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, proto, _, address in found
+        ]  # fmt: skip
+
+    async def close(self) -> None:
+        return None
