@@ -187,8 +187,8 @@ INCIDENTS: tuple[Incident, ...] = (
         severity=Severity.WARNING,
         metric="target/{target}",
         summary="Alerts do not reach the target {target}: it {state} ({error}); what it is owed is kept",
-        remedy="Look at the service and at the target's section of the configuration; rlhfd notify test TARGET tries it. "
-        "A target that answered 410 is tried again after a reload (SIGHUP) or rlhfd outbox retry.",
+        remedy="Look at the service and at the target's section of the configuration; rlhfd notify test TARGET tries it. A "
+        "target that answered 410 is tried again after a reload (SIGHUP) or rlhfd outbox retry.",
         key=("target",),
         value="seconds",
     ),
