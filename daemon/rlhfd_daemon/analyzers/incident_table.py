@@ -187,8 +187,8 @@ INCIDENTS: tuple[Incident, ...] = (
         severity=Severity.WARNING,
         metric="target/{target}",
         summary="Alerts do not reach the target {target}: it {state} ({error}); what it is owed is kept",
-        remedy="Look at the service and at the target's section of the configuration; rlhfd notify test TARGET tries it. A "
-        "target that answered 410 is tried again after a reload (SIGHUP) or rlhfd outbox retry.",
+        remedy="Look at the service and at the target's section of the configuration; rlhfd notify test tries it. A "
+        "target that answered 410 is tried again after a reload (SIGHUP).",
         key=("target",),
         value="seconds",
     ),
@@ -199,8 +199,8 @@ INCIDENTS: tuple[Incident, ...] = (
         severity=Severity.WARNING,
         metric="target/{target}",
         summary="The target {target} refused an alert for good: {error}",
-        remedy="The alert is kept: rlhfd outbox list --dead shows it, rlhfd outbox retry sends it again once the cause "
-        "is removed. HTTP 401, 403 and 404 mean a wrong URL or secret, a redirect that the final URL is needed.",
+        remedy="HTTP 401, 403 and 404 mean a wrong URL or secret, a redirect that the final URL is needed; rlhfd notify "
+        "test tries it. The daemon's log names the message, which stays in its outbox.",
         key=("target",),
     ),
 )
