@@ -199,8 +199,8 @@ INCIDENTS: tuple[Incident, ...] = (
         severity=Severity.WARNING,
         metric="target/{target}",
         summary="The target {target} refused an alert for good: {error}",
-        remedy="HTTP 401, 403 and 404 mean a wrong URL or secret, a redirect that the final URL is needed; rlhfd notify "
-        "test tries it. The daemon's log names the message, which stays in its outbox.",
+        remedy="HTTP 401, 403 and 404 mean a wrong URL or secret, a redirect that the final URL is needed; rlhfd "
+        "notify test tries it. The daemon's log names the message, which stays in its outbox.",
         key=("target",),
     ),
 )
