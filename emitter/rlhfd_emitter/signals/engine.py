@@ -14,7 +14,7 @@ from rlhfd_emitter.vllm_wrappers import Requests
 
 HOOK = "thread.engine"
 INTERVAL_SECONDS = 5.0
-LEAST_SECONDS = 2.0  # between two readings, however often the requests of a moment end
+LEAST_SECONDS = 1.0  # between two readings, however often the requests of a moment end
 
 
 class Engines:
