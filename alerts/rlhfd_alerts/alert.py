@@ -108,8 +108,8 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """One message to every target: the transitions (at least one, as decided) of one episode at one record, or of
-    one rule where alerts have no episode."""
+    """One message: the transitions (at least one, as decided) of one episode, or of several that share messages, or of
+    one rule where alerts have no episode. ``repeat``: how often it was told before that this still fires."""
 
     id: str
     run: str
@@ -118,6 +118,7 @@ class Notification:
     state: AlertState
     transitions: tuple[Transition, ...]
     episode: Episode | None = None
+    repeat: int = 0
 
     @property
     def lead(self) -> Transition:

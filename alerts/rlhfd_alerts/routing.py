@@ -84,6 +84,10 @@ class Routing:
         """The names of all targets that some route names."""
         return frozenset(name for route in _walk(self.root) for name in route.targets or ())
 
+    def by_id(self) -> dict[str, Route]:
+        """All routes by their id; of two that are the same, the first, as it is the one that is taken."""
+        return {route.id: route for route in reversed(list(_walk(self.root)))}
+
     def routes_for(self, labels: Mapping[str, str]) -> tuple[Route, ...]:
         """The routes that an alert with ``labels`` takes, in order; at least one."""
         return tuple(_taken(self.root, labels))

@@ -43,6 +43,10 @@ class Silences:
         """Those known, the one that ends last at the end."""
         return tuple(sorted(self._silences.values(), key=lambda one: (one.ends_at, one.id)))
 
+    def take_up(self, silence: Silence) -> None:
+        """Know a stored silence again, as it is."""
+        self._silences[silence.id] = silence
+
     def add(self, silence: Silence, now: float) -> None:
         """Take up ``silence``, in place of one with its id. Raises :class:`RoutingError` if it can never apply, or
         would silence everything for want of a matcher."""
