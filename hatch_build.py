@@ -1,7 +1,8 @@
-"""Compiles what each sample goes through, with mypyc, on the way into a wheel or an editable installation.
+"""Compiles what each sample goes through, with mypyc, on the way into an editable installation.
 
-Without a C compiler, or with RLHFD_PURE=1, the same modules are interpreted: slower, nothing else. The result lies in
-``rlhfd_daemon/native`` and is used while its sources are what they were (``rlhfd_daemon/compiled.py``).
+A wheel holds it only with RLHFD_COMPILE=1, since it then is for one kind of machine. Without a C compiler, or with
+RLHFD_PURE=1, the same modules are interpreted: slower, nothing else. The result lies in ``rlhfd_daemon/native`` and is
+used while its sources are what they were (``rlhfd_daemon/compiled.py``).
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class CompileHook(BuildHookInterface[Any]):
     """Named in pyproject.toml."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, unless that was done; a wheel then is for this kind of machine only."""
-        if os.environ.get("RLHFD_PURE", "") not in ("", "0"):
+        """Compile, unless that was done."""
+        if _is_set("RLHFD_PURE") or (version != "editable" and not _is_set("RLHFD_COMPILE")):
             return
         if not is_fresh():
             done = subprocess.run(
@@ -48,6 +49,10 @@ class CompileHook(BuildHookInterface[Any]):
         build_data["artifacts"].append("/daemon/rlhfd_daemon/native/*")
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "") not in ("", "0")
 
 
 def stamp() -> dict[str, Any]:
