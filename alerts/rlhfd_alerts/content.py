@@ -14,12 +14,13 @@ def body(notification: Notification) -> dict[str, object]:
     """Return the body; a pure function of the notification, since replay compares it byte for byte.
 
     The head (rule, family, summary, remedy) is that of :attr:`Notification.head`; ``alerts`` are what changed now,
-    ``episode`` is the whole. Times are RFC 3339 UTC; non-finite numbers are the strings "NaN", "Infinity" and
-    "-Infinity".
+    ``episode`` is the whole; ``repeat``, where it is told again, how many times that was. Times are RFC 3339 UTC;
+    non-finite numbers are the strings "NaN", "Infinity" and "-Infinity".
     """
     head, episode = notification.head.finding, notification.episode
     alerts = [transition.alert for transition in notification.transitions]
     more = (len(alerts) if episode is None else len(episode.members) + episode.more) - 1
+    again: dict[str, object] = {"repeat": notification.repeat} if notification.repeat else {}
     return {
         "type": f"alert.{notification.state.value}",
         "timestamp": timestamp(notification.lead.time),
@@ -36,6 +37,7 @@ def body(notification: Notification) -> dict[str, object]:
             "remedy": head.remedy,
             "episode": None if episode is None else episode_content(episode),
             "alerts": [_alert(alert) for alert in alerts],
+            **again,
         },
     }
 

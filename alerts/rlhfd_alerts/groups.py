@@ -83,8 +83,8 @@ class Dispatcher:
         """The rows to be stored together with the messages."""
         return self.ledger.take_changes()
 
-    def observe(self, transitions: Sequence[Transition], now: float) -> list[Outgoing]:
-        """What is to be told after one record, received at ``now``, has decided these."""
+    def observe(self, transitions: Sequence[Transition], now: float, by_time: bool = False) -> list[Outgoing]:
+        """What is to be told after one record, received at ``now``, has decided these, or (``by_time``) its passing."""
         told = self.tick(now)
         causes: dict[str, list[Transition]] = {}
         for one in transitions:
@@ -97,7 +97,7 @@ class Dispatcher:
         for id_ in (*dict.fromkeys(ready), *self.ledger.groups):
             group = self.ledger.groups.get(id_)
             if group is not None and group.due is not None and group.due <= now:
-                told += self._flush.flush(group, now, causes)
+                told += self._flush.flush(group, now, {} if by_time else causes)
         self.ledger.shrink()
         return told
 

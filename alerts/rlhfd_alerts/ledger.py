@@ -15,9 +15,10 @@ from rlhfd_alerts.storm import Storm, storm_from_json, storm_to_json
 from rlhfd_alerts.subjects import Subject, subject_from_json, subject_id, subject_to_json
 from rlhfd_alerts.telling import group_id
 
-__all__ = ["MAX_SUBJECTS", "Ledger", "Rows"]
+__all__ = ["MAX_SUBJECTS", "SEPARATOR", "Ledger", "Rows"]
 
 MAX_SUBJECTS = 1024
+SEPARATOR = "\x1f"  # of the parts of a row's key
 
 Rows = Mapping[str, "str | None"]
 """Rows to store by key; ``None``: there is none any more."""
@@ -44,7 +45,7 @@ class Ledger:
 
     def take_changes(self) -> dict[str, str | None]:
         """The rows that have changed since the last call."""
-        rows = {"\0".join(key): self._row(key) for key in self._touched}
+        rows = {SEPARATOR.join(key): self._row(key) for key in self._touched}
         self._touched = {}
         return rows
 
@@ -131,7 +132,9 @@ class Ledger:
             "ack": lambda key, text: self.muting.acks.update({key[1]: ack_from_json(text)}),
         }
         for kind, read in readers.items():
-            for key, text in ((one.split("\0"), text) for one, text in rows.items() if one.split("\0")[0] == kind):
+            for key, text in (
+                (one.split(SEPARATOR), text) for one, text in rows.items() if one.split(SEPARATOR)[0] == kind
+            ):
                 try:
                     read(key, text)
                 except (ValueError, IndexError) as error:

@@ -16,7 +16,9 @@ from rlhfd_alerts.codec import alert_from_json, alert_to_json
 from rlhfd_alerts.content import body
 from rlhfd_alerts.database import open_database
 from rlhfd_alerts.errors import OutboxError
+from rlhfd_alerts.ledger import Rows
 from rlhfd_alerts.retry import HORIZON_SECONDS
+from rlhfd_alerts.telling import Outgoing
 
 __all__ = ["Delivery", "Outbox"]
 
@@ -88,24 +90,46 @@ class Outbox:
         decided_through: int,
         now: float,
     ) -> None:
-        """Store the new alert states and one delivery per notification and target, durably and all at once.
+        """Tell every one of ``targets`` all ``notifications``; see :meth:`tell`."""
+        names = tuple(targets)
+        self.tell(transitions, [Outgoing(name, one) for one in notifications for name in names], decided_through, now)
 
-        Committing the same decision again adds nothing. ``decided_through`` is the last frame-log record whose
+    def tell(
+        self,
+        transitions: Iterable[Transition],
+        outgoing: Iterable[Outgoing],
+        decided_through: int,
+        now: float,
+        rows: Rows | None = None,
+    ) -> None:
+        """Store the new alert states, one delivery per outgoing message and the dispatcher's ``rows``, durably and all
+        at once.
+
+        Storing the same decision again adds nothing. ``decided_through`` is the last frame-log record whose
         decisions are now stored; it never moves back.
         """
-        names = tuple(targets)
         with self._transaction("commit") as db:
             db.executemany("INSERT OR REPLACE INTO alert VALUES (?, ?, ?, ?)", map(_alert_row, transitions))
-            for notification in notifications:
-                message = (notification.id, _lane(notification), canonical_json(body(notification)), now, now)
-                db.executemany(_ADD, [(name, *message) for name in names])
+            before: Notification | None = None  # most are the same for several targets in a row
+            for one in outgoing:
+                if one.notification != before:
+                    before = one.notification
+                    message = (before.id, _lane(before), canonical_json(body(before)), now, now)
+                db.execute(_ADD, (one.target, *message))
+            _store_rows(db, rows or {})
             _advance(db, decided_through)
             _prune(db)
 
-    def advance(self, record_id: int) -> None:
+    def advance(self, record_id: int, rows: Rows | None = None) -> None:
         """Note that everything up to ``record_id`` was decided and needed no transition; never moves back."""
         with self._transaction("advance") as db:
+            _store_rows(db, rows or {})
             _advance(db, record_id)
+
+    def rows(self) -> dict[str, str]:
+        """Return the stored rows of the dispatcher and of the lifecycle, by key."""
+        with self._reading() as db:
+            return dict(db.execute("SELECT key, json FROM dispatch ORDER BY key").fetchall())
 
     def decided_through(self) -> int:
         """Return the last frame-log record whose decisions are stored, -1 if there is none."""
@@ -209,6 +233,12 @@ def _advance(db: sqlite3.Connection, record_id: int) -> None:
         "WHERE CAST(value AS INTEGER) < CAST(:id AS INTEGER)",
         {"id": str(record_id)},
     )
+
+
+def _store_rows(db: sqlite3.Connection, rows: Rows) -> None:
+    db.executemany("DELETE FROM dispatch WHERE key = ?", [(key,) for key, text in rows.items() if text is None])
+    kept = [(key, text) for key, text in rows.items() if text is not None]
+    db.executemany("INSERT OR REPLACE INTO dispatch VALUES (?, ?)", kept)
 
 
 def _prune(db: sqlite3.Connection) -> None:

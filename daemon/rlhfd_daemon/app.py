@@ -11,11 +11,15 @@ from pathlib import Path
 
 import structlog
 
+from rlhfd_alerts.errors import OutboxError
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
+from rlhfd_daemon.alerting import Alerting, dispatcher_for
 from rlhfd_daemon.analyzers import build
 from rlhfd_daemon.config import Config, load
+from rlhfd_daemon.config_alerts import alert_rules
 from rlhfd_daemon.control import ControlServer
+from rlhfd_daemon.control_alerts import alert_routes
 from rlhfd_daemon.deaths import Deaths
 from rlhfd_daemon.delivery import Delivery
 from rlhfd_daemon.errors import ConfigError
@@ -45,6 +49,7 @@ from rlhfd_emitter.endpoint import default_endpoint, ipc_path
 HOUSEKEEPING_SECONDS = 1.0
 LOOK_SECONDS = 0.1  # at the processes
 STOP_SECONDS = 5.0
+LAG_SECONDS = 0.5  # timers wait for frames that were received before them: as in a replay
 log = structlog.get_logger()
 
 
@@ -82,7 +87,8 @@ class App:
             max_bytes=config.framelog.max_bytes,
         )
         self.outlets = Outlets(config, self.runs, environ, status=self._status, unhealthy=self._unhealthy)
-        self.pipeline = Pipeline(build(config.analyzers), Lifecycle(), self.outlets.sinks)
+        lifecycle = Lifecycle(alert_rules(config.alerts))
+        self.pipeline = Pipeline(build(config.analyzers), lifecycle, self.outlets.sinks)
         self.deaths = Deaths(self.runs)
         self.stalls = StallWatch(config.phases, self.runs, states)
         names = ProcessNames()
@@ -111,8 +117,9 @@ class App:
             unobserved=lambda: () if ray is None else ray.unobserved,
             unchecked=self.pipeline.unchecked,
         )
+        desk = alert_routes(lambda: self.alerting, lambda name: self.delivery.enable({name} if name else None))
         self.control = ControlServer(
-            control_socket_of(config), status=self._status, mute=self.mute, gpu=gpu, reports=reports
+            control_socket_of(config), status=self._status, mute=self.mute, gpu=gpu, reports=reports, more=desk
         )
 
     async def run(self) -> None:
@@ -129,15 +136,11 @@ class App:
         state_dir = Path(self.config.daemon.state_dir)
         self.outbox = Outbox.open(state_dir / "alerts.sqlite3")
         self.framelog.open(minimum_next_id=self.outbox.decided_through() + 1)
-        self.pipeline.restore(self.outbox.alerts())
-        self.recorder = Recorder(
-            self.framelog,
-            self.runs,
-            self.pipeline,
-            self.outbox,
-            targets=lambda: tuple(self.delivery.workers),
-            decided=self.delivery.notify,
-        )
+        self.pipeline.restore(self.outbox.alerts(), self.outbox.rows())
+        dispatcher = dispatcher_for(self.config, self.runs)
+        self.alerting = Alerting(self.outbox, self.pipeline.lifecycle, dispatcher, decided=self.delivery.notify)
+        self.alerting.restore(time.time())
+        self.recorder = Recorder(self.framelog, self.runs, self.pipeline, self.alerting)
         caught_up = self.recorder.catch_up(tail(state_dir / "frames", self.config.framelog.warmup_bytes))
         await self.delivery.start(self.config, self.outbox)
         self.ingest.start()
@@ -187,6 +190,7 @@ class App:
                 muted=self.muted,
                 ingest=self.ingest,
                 recorder=self.recorder,
+                alerting=self.alerting,
                 framelog=self.framelog,
                 delivery=self.delivery,
                 pipeline=self.pipeline,
@@ -214,7 +218,8 @@ class App:
         try:
             config = load(self._config_path, self._environ)
             await self.delivery.start(config, self.outbox)
-        except ConfigError as error:
+            self.alerting.replace(dispatcher_for(config, self.runs), time.time())
+        except (ConfigError, OutboxError) as error:
             self.reload_error = str(error)
             log.error("reload refused, the old configuration stays", error=str(error))
         else:
@@ -222,7 +227,7 @@ class App:
             later = [
                 name
                 for name in config.__struct_fields__
-                if name not in ("targets", "links") and getattr(config, name) != getattr(self.config, name)
+                if name not in ("targets", "links", "alerts") and getattr(config, name) != getattr(self.config, name)
             ]
             self.config = config
             log.info("reloaded", targets=sorted(config.targets), needs_restart=later)
@@ -275,6 +280,7 @@ class App:
         for stream in self.runs.streams.values():
             if stream.ended is not None:
                 self.ingest.forget(stream.stream)
+        self.recorder.tick(now_ns / 1e9 - LAG_SECONDS)
         self.recorder.advance()
         self._notifier.watchdog()
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import rlhfd_daemon
 from rlhfd_alerts.errors import AlertsError
-from rlhfd_daemon import check_cli, gpu_cli, metrics_cli, notify_cli, rules_cli, runs_cli
+from rlhfd_daemon import alerts_cli, check_cli, gpu_cli, metrics_cli, notify_cli, rules_cli, runs_cli
 from rlhfd_daemon.config import Config, load
 from rlhfd_daemon.errors import DaemonError
 
@@ -35,6 +35,10 @@ frames = typer.Typer(help="Look into recorded frames.", no_args_is_help=True)
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(frames, name="frames")
 app.add_typer(config_app, name="config")
+app.add_typer(alerts_cli.alerts, name="alerts")
+app.add_typer(alerts_cli.silence, name="silence")
+app.add_typer(alerts_cli.outbox, name="outbox")
+app.add_typer(alerts_cli.route, name="route")
 app.add_typer(gpu_cli.app, name="gpu")
 app.add_typer(notify_cli.app, name="notify")
 app.add_typer(rules_cli.app, name="rules")
@@ -149,6 +153,10 @@ def mute_command(
         typer.echo(f"{run}: {'speaking again' if off else 'muted'}, {answer['streams']} live streams told")
 
 
+def say_damaged(one: object) -> None:
+    typer.echo(f"damaged: {one}", err=True)
+
+
 @app.command("replay")
 def replay_command(
     log: LogArgument,
@@ -161,8 +169,9 @@ def replay_command(
     from rlhfd_daemon.replay import replay
 
     with one_line_errors():
-        analyzers = read_config(config)[0].analyzers
-        for line in replay(log, analyzers, speed=speed, damaged=lambda one: typer.echo(f"damaged: {one}", err=True)):
+        read = read_config(config)[0]
+        targets = tuple(read.targets) or ("replay",)
+        for line in replay(log, read.analyzers, read.alerts, targets=targets, speed=speed, damaged=say_damaged):
             typer.echo(line.decode())
             sys.stdout.flush()
 

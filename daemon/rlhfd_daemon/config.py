@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rlhfd_alerts.target import TargetSettings
+from rlhfd_daemon.config_alerts import AlertsConfig
 from rlhfd_daemon.config_analyzers import AdaptiveConfig, AnalyzersConfig, IncidentsConfig, NonFiniteConfig
 from rlhfd_daemon.config_check import cross_problems, problems_in
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
@@ -29,6 +30,7 @@ else:
 
 __all__ = [
     "AdaptiveConfig",
+    "AlertsConfig",
     "AnalyzersConfig",
     "Config",
     "ControlConfig",
@@ -142,6 +144,7 @@ class Config(_Section, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     targets: dict[str, TargetSettings] = {}
     links: LinksConfig = LinksConfig()
+    alerts: AlertsConfig = AlertsConfig()
     heartbeat: HeartbeatConfig = HeartbeatConfig()
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from rlhfd_alerts.receivers import RECEIVERS
 from rlhfd_alerts.target import TargetSettings
+from rlhfd_daemon.config_alerts import alert_faults
 from rlhfd_daemon.config_analyzers import forecast_faults
 from rlhfd_daemon.config_targets import DEFAULT_TYPE, heartbeat_faults, link_faults, target_faults
 from rlhfd_daemon.errors import Problem
@@ -48,6 +49,9 @@ def _in_value(value: object, expected: Any, name: str) -> list[Problem]:
     if get_origin(expected) is dict and isinstance(value, dict):
         section = get_args(expected)[1]
         return [problem for key in value for problem in _in_value(value[key], section, f"{name}.{key}")]
+    if (section := _repeated(expected)) is not None and isinstance(value, list):
+        found = (_in_value(one, section, f"{name}[{number}]") for number, one in enumerate(value))
+        return [problem for problems in found for problem in problems]
     if get_origin(expected) is Literal:
         choices = get_args(expected)
         return [] if value in choices else [Problem(name, f"must be one of: {', '.join(choices)}")]
@@ -58,6 +62,12 @@ def _in_value(value: object, expected: Any, name: str) -> list[Problem]:
         message, _, place = str(error).partition(" - at `$")
         return [Problem(name + place.rstrip("`"), message[:1].lower() + message[1:])]
     return []
+
+
+def _repeated(expected: Any) -> type[msgspec.Struct] | None:
+    """The section that a list of tables holds."""
+    section = get_args(expected)[0] if get_origin(expected) is tuple else None
+    return section if isinstance(section, type) and issubclass(section, msgspec.Struct) else None
 
 
 def _in_target(value: object, name: str) -> list[Problem]:
@@ -91,7 +101,8 @@ def cross_problems(config: Config) -> list[Problem]:
     problems += [Problem(field, message) for field, message in problems_of(config.http)]
     for name, target in config.targets.items():
         problems += target_faults(name, target)
-    return problems + link_faults(config.links) + heartbeat_faults(config.heartbeat)
+    problems += link_faults(config.links) + heartbeat_faults(config.heartbeat)
+    return problems + alert_faults(config.alerts, tuple(config.targets))
 
 
 def _endpoint(endpoint: str) -> list[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -47,7 +47,7 @@ class RunReports(Protocol):
 
 class ControlServer:
     """Serves ``/api/v1/status``, ``mute``, ``gpu``, ``runs`` and ``topology`` on a socket that only its owner may
-    open. Without ``gpu`` the GPUs are not watched."""
+    open, and ``more``. Without ``gpu`` the GPUs are not watched."""
 
     def __init__(
         self,
@@ -57,12 +57,14 @@ class ControlServer:
         mute: Callable[[str, bool], int],
         gpu: GpuControl | None = None,
         reports: RunReports | None = None,
+        more: Iterable[web.RouteDef] = (),
     ) -> None:
         self._path = path
         self._status = status
         self._mute = mute
         self._gpu = gpu
         self._reports = reports
+        self._more = tuple(more)
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -75,6 +77,7 @@ class ControlServer:
         if self._reports is not None:
             application.router.add_get("/api/v1/runs", self._answer(self._reports.runs))
             application.router.add_get("/api/v1/topology", self._answer(self._reports.topology))
+        application.router.add_routes(self._more)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         before = os.umask(0o177)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rlhfd_alerts.alert import Alert, Transition
@@ -43,6 +43,11 @@ class Pipeline:
         self._instances = Instances()
         self._interpreter = Interpreter()
         self._ticked_ns = 0
+        self._record_id = -1
+
+    def tick(self, now: float) -> list[Transition]:
+        """What the passing of time alone decides: conditions that have lasted, or stayed away, long enough."""
+        return self.episodes.follow(self.lifecycle.tick(now, self._record_id))
 
     def observe(self, frame: Frame, received_ns: int, record_id: int) -> list[Transition]:
         """What this frame decides; ``received_ns`` is the daemon's time of receipt, from the record."""
@@ -57,9 +62,9 @@ class Pipeline:
         by_rules = [one for one in self.analyzers.analyzers if isinstance(one, RuleAnalyzer)]
         return [found for analyzer in by_rules for found in analyzer.unchecked(run, boot)]
 
-    def restore(self, alerts: Sequence[Alert]) -> None:
-        """Take up after a restart: ``alerts`` are those stored."""
-        self.lifecycle.restore(alerts)
+    def restore(self, alerts: Sequence[Alert], rows: Mapping[str, str] | None = None) -> None:
+        """Take up after a restart: ``alerts`` and ``rows`` are those stored."""
+        self.lifecycle.restore(alerts, rows)
         self.episodes.restore(alerts)
 
     def warm_up(self, frame: Frame, received_ns: int, record_id: int) -> None:
@@ -68,6 +73,7 @@ class Pipeline:
 
     def _findings(self, frame: Frame, received_ns: int, record_id: int) -> list[Finding]:
         findings: list[Finding] = []
+        self._record_id = max(self._record_id, record_id)
         if received_ns - self._ticked_ns >= TICK_NS:
             self._ticked_ns = received_ns
             findings += self.analyzers.tick(received_ns / 1e9)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
 
-from rlhfd_alerts.alert import Notification, Transition
-from rlhfd_alerts.grouping import group
-from rlhfd_alerts.outbox import Outbox
+from rlhfd_daemon.alerting import Alerting
 from rlhfd_daemon.frame import VERSION, Frame, FrameError, Link, decode, encode
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Received
@@ -31,11 +29,10 @@ class Counters:
     accepted: int = 0
     duplicates: int = 0
     foreign: int = 0
-    notifications: int = 0
 
 
 class Recorder:
-    """Takes frames in, in the loop's thread. ``decided`` is called after notifications were committed.
+    """Takes frames in, in the loop's thread.
 
     The frame log is written before anything is decided, and what was decided is committed together with the id
     of its record: after a crash the records behind that id are decided on again, with the same result.
@@ -46,20 +43,14 @@ class Recorder:
         framelog: FrameLog,
         runs: Runs,
         pipeline: Pipeline,
-        outbox: Outbox,
-        *,
-        targets: Callable[[], Sequence[str]],
-        decided: Callable[[], None],
+        alerting: Alerting,
     ) -> None:
         self.counters = Counters()
-        self.last_record = outbox.decided_through()
-        self._committed = self.last_record
+        self.last_record = alerting.outbox.decided_through()
         self._framelog = framelog
         self._runs = runs
         self._pipeline = pipeline
-        self._outbox = outbox
-        self._targets = targets
-        self._decided = decided
+        self._alerting = alerting
         self._segment = framelog.segment
         self._own_seqs: dict[Subject, int] = {}
         self._own_stream = f"rlhfd-{time.time_ns():x}"
@@ -102,14 +93,17 @@ class Recorder:
 
     def advance(self) -> None:
         """Store how far decisions have come; called now and then, so that a restart has little to decide again."""
-        if self.last_record > self._committed:
-            self._outbox.advance(self.last_record)
-            self._committed = self.last_record
+        self._alerting.advance(self.last_record, time.time())
+
+    def tick(self, now: float) -> None:
+        """Decide on what follows from the time alone, up to ``now``: unix seconds, not after frames yet to come."""
+        self._let_pass(now)
+        self._alerting.tick(now, self.last_record)
 
     def catch_up(self, records: Iterable[Record | Damage]) -> int:
         """After a start: rebuild state from the log's newest ``records`` and decide on those nobody decided on.
         Returns how many those were."""
-        decided_through, caught_up = self._outbox.decided_through(), 0
+        decided_through, caught_up = self._alerting.outbox.decided_through(), 0
         for record in records:
             if isinstance(record, Damage):
                 continue
@@ -150,23 +144,11 @@ class Recorder:
             self.note([one for run in self._runs.runs.values() for one in run_context(run)], fresh[-1].received_ns)
 
     def _decide(self, frame: Frame, received_ns: int, record_id: int) -> None:
+        self._let_pass(received_ns / 1e9)
         transitions = self._pipeline.observe(frame, received_ns, record_id)
         if transitions:
-            self._commit(transitions, group(transitions), record_id, received_ns / 1e9)
+            self._alerting.take(transitions, record_id, received_ns / 1e9)
 
-    def _commit(
-        self, transitions: Sequence[Transition], notifications: Sequence[Notification], record_id: int, now: float
-    ) -> None:
-        self._outbox.commit(transitions, notifications, tuple(self._targets()), record_id, now)
-        self._committed = record_id
-        self.counters.notifications += len(notifications)
-        for notification in notifications:
-            first = notification.transitions[0].alert
-            log.warning(
-                f"alert {notification.state.value}",
-                run=notification.run,
-                rule=notification.rule,
-                metrics=[transition.alert.finding.metric for transition in notification.transitions],
-                step=first.finding.step,
-            )
-        self._decided()
+    def _let_pass(self, now: float) -> None:
+        for transition in self._pipeline.tick(now):
+            self._alerting.take([transition], self.last_record, transition.time, by_time=True)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import rlhfd_daemon
 from rlhfd_alerts.alert import Episode
+from rlhfd_daemon.alerting import Alerting
 from rlhfd_daemon.delivery import Delivery
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.ingest import Ingest
@@ -28,6 +29,7 @@ class Parts:
     ingest: Ingest
     recorder: Recorder
     framelog: FrameLog
+    alerting: Alerting
     delivery: Delivery
     pipeline: Pipeline
     runs: Runs
@@ -49,7 +51,7 @@ def status(parts: Parts) -> dict[str, object]:
             "frames_total": parts.recorder.counters.accepted,
             "duplicates_total": parts.recorder.counters.duplicates,
             "rejected_total": parts.ingest.rejected,
-            "notifications_total": parts.recorder.counters.notifications,
+            "notifications_total": parts.alerting.notifications,
         },
         "framelog": {
             "segments": log.segments,

@@ -267,6 +267,6 @@ def test_only_what_is_open_can_be_acknowledged() -> None:
 
 def test_what_is_stored_and_cannot_be_read_costs_nothing_but_itself() -> None:
     broken = world().at(0, "+e/a").at(1, "+f/b")
-    broken.rows = {key: "[]" if key.endswith("\0e") else text for key, text in broken.rows.items()}
+    broken.rows = {key: "[]" if key.endswith("\x1fe") else text for key, text in broken.rows.items()}
     broken.restart().at(2, "-f/b")
     assert broken.said[-1] == "2 ops resolved f warning"

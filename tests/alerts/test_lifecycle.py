@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from rlhfd_alerts.alert import AlertState, Place, Transition
+from rlhfd_alerts.alert import Alert, AlertState, Place, Transition
 from rlhfd_alerts.codec import alert_from_json, alert_to_json
-from rlhfd_alerts.finding import Severity
-from rlhfd_alerts.lifecycle import Lifecycle
+from rlhfd_alerts.finding import Finding, Severity
+from rlhfd_alerts.lifecycle import AlertRule, Lifecycle
+from rlhfd_alerts.matchers import parse_matchers
 from rlhfd_alerts.testing import example_finding
 
 FIRING, RESOLVED = AlertState.FIRING, AlertState.RESOLVED
@@ -133,3 +135,65 @@ def test_an_alert_that_became_worse_says_so_and_keeps_when_it_began() -> None:
 def test_what_is_not_an_alert_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         alert_from_json(text)
+
+
+SLOW = AlertRule(parse_matchers(["rule=slow"]), for_seconds=60.0, keep_firing_seconds=120.0)
+
+
+def slow(time: float, active: bool = True, **changes: Any) -> Finding:
+    return example_finding(rule="slow", time=time, active=active, **changes)
+
+
+def kept(lifecycle: Lifecycle, alerts: list[Alert], rows: dict[str, str]) -> Lifecycle:
+    """The lifecycle after a kill, from what is stored."""
+    rows.update({key: text for key, text in lifecycle.take_changes().items() if text is not None})
+    again = Lifecycle([SLOW])
+    again.restore(alerts, rows)
+    return again
+
+
+def test_a_condition_must_last_before_it_fires_and_stay_away_before_it_ends() -> None:
+    lifecycle = Lifecycle([SLOW])
+    assert lifecycle.observe(slow(0.0), 1) is None
+    assert [at for _, at in lifecycle.pending] == [60.0]
+    assert lifecycle.tick(59.9, 2) == []
+    (fired,) = lifecycle.tick(75.0, 2)
+    assert (fired.state, fired.time, fired.alert.starts_at, fired.record_id) == (AlertState.FIRING, 60.0, 60.0, 2)
+    assert lifecycle.observe(slow(80.0, active=False), 3) is None
+    assert lifecycle.observe(slow(150.0), 4) is None, "it came back"
+    assert lifecycle.tick(1000.0, 4) == []
+    assert lifecycle.observe(slow(1000.0, active=False), 5) is None
+    (ended,) = lifecycle.tick(1200.0, 6)
+    assert (ended.state, ended.time, ended.alert.ends_at) == (AlertState.RESOLVED, 1120.0, 1120.0)
+    assert lifecycle.firing == ()
+
+
+def test_what_does_not_last_never_fires_and_others_fire_at_once() -> None:
+    lifecycle = Lifecycle([SLOW])
+    lifecycle.observe(slow(0.0), 1)
+    assert lifecycle.observe(slow(30.0, active=False), 2) is None
+    assert lifecycle.tick(1000.0, 3) == []
+    assert lifecycle.observe(example_finding(), 4) is not None
+
+
+def test_promise_D10_what_is_pending_or_kept_firing_goes_on_over_a_restart() -> None:
+    rows: dict[str, str] = {}
+    lifecycle = Lifecycle([SLOW])
+    lifecycle.observe(slow(0.0), 1)
+    lifecycle = kept(lifecycle, [], rows)
+    assert lifecycle.tick(59.0, 2) == []
+    (fired,) = lifecycle.tick(61.0, 2)
+    assert fired.time == 60.0
+    assert [text for text in lifecycle.take_changes().values() if text is not None] == []
+    rows.clear()
+    lifecycle.observe(slow(100.0, active=False), 3)
+    lifecycle = kept(lifecycle, [fired.alert], rows)
+    assert [one.time for one in lifecycle.tick(500.0, 4)] == [220.0]
+
+
+def test_the_worst_severity_while_pending_is_that_of_the_alert() -> None:
+    lifecycle = Lifecycle([SLOW])
+    lifecycle.observe(slow(0.0, onset_step=5), 1)
+    lifecycle.observe(slow(10.0, severity=Severity.CRITICAL, onset_step=9), 2)
+    (fired,) = lifecycle.tick(60.0, 3)
+    assert (fired.alert.finding.severity, fired.alert.finding.onset_step, fired.time) == (Severity.CRITICAL, 5, 60.0)
