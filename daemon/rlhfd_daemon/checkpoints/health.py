@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
     "constant": Kind(
         "checkpoint_constant", Severity.CRITICAL, 0.3, 0.9,
         "tensors that are zero or constant and should not be; extent: their share of the elements",
-        "Compare with the checkpoint before (--compare); ZeRO-3 parameters that were not gathered for an export are zeros.",
+        "Compare with the checkpoint before (--compare); ZeRO-3 parameters that an export did not gather are zeros.",
     ),
     "structure": Kind(
         "checkpoint_structure", Severity.CRITICAL, 0.4, 0.9,
