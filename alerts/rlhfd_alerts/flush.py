@@ -58,7 +58,7 @@ class Flush:
                 ended.append(subject)
             elif news is not None:
                 begun.append(subject)
-        told = self._begin(group, begun, now, causes)
+        told = self._begin(group, begun, ended, now, causes)
         return told + self._end(group, ended + [one for one in begun if not one.is_alive], now, causes, bool(told))
 
     def repeat(self, group: Group, again: Sequence[Subject], now: float) -> list[Outgoing]:
@@ -84,7 +84,9 @@ class Flush:
 
         return act
 
-    def _begin(self, group: Group, begun: Sequence[Subject], now: float, causes: _Causes) -> list[Outgoing]:
+    def _begin(
+        self, group: Group, begun: Sequence[Subject], ended: Sequence[Subject], now: float, causes: _Causes
+    ) -> list[Outgoing]:
         if not begun:
             return []
         rules = frozenset(rule for one in begun for rule in one.critical_rules)
@@ -98,7 +100,8 @@ class Flush:
                 self._ledger.storm(group.target, group.run).hold_back(one.episode, now)
         if has_room:
             group.repeats = 0
-            told = self._say(group, self._shown(group, begun), AlertState.FIRING, now, causes, rules, begun)
+            about = [*self._shown(group, begun), *ended]
+            told = self._say(group, about, AlertState.FIRING, now, causes, rules, begun)
         elif group.told_at is None:
             group.told_at = now  # by the summary; from here on it is repeated like any other
         return told
@@ -120,7 +123,7 @@ class Flush:
             place.told, place.opening = None, max(place.opening, one.episode.opening)
             self._ledger.touch("place", group.target, one.id)
         state = AlertState.FIRING if alive else AlertState.RESOLVED
-        told = self._say(group, alive or ended, state, now, causes, frozenset(), ended) if is_told else []
+        told = self._say(group, [*alive, *ended], state, now, causes, frozenset(), ended) if is_told else []
         group.is_firing = group.is_firing and bool(alive)
         return told
 
@@ -151,7 +154,7 @@ class Flush:
         self, group: Group, about: Sequence[Subject], state: AlertState, now: float, transitions: Sequence[Transition]
     ) -> Notification:
         record_id = max(one.record_id for one in about)
-        episodes = [_shown_as(one.episode, state) for one in about]
+        episodes = _shown_as(about, state)
         episode = episodes[0] if group.is_single else merged(group.id, episodes)
         notification = tell(episode, state, now, record_id, group.number, transitions if group.is_single else ())
         if not group.is_single:
@@ -167,5 +170,9 @@ class Flush:
         return self._ledger.places[subject.id][group.target]
 
 
-def _shown_as(episode: Episode, state: AlertState) -> Episode:
-    return as_firing(episode) if state is AlertState.FIRING else episode
+def _shown_as(about: Sequence[Subject], state: AlertState) -> list[Episode]:
+    """The episodes of a message; where that is about something that fires, at least one is shown firing."""
+    if state is AlertState.RESOLVED:
+        return [one.episode for one in about]
+    is_any_alive = any(one.is_alive for one in about)
+    return [as_firing(one.episode) if one.is_alive or not is_any_alive else one.episode for one in about]

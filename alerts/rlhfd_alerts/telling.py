@@ -57,26 +57,27 @@ def tell(
 
 
 def merged(id_: str, episodes: Sequence[Episode]) -> Episode:
-    """Several episodes that share messages, as one: the first that is open leads."""
-    is_open = any(one.state is AlertState.FIRING for one in episodes)
-    shown = [one for one in episodes if (one.state is AlertState.FIRING) is is_open]
-    members = [member for one in shown for member in one.members]
-    ended = [one for one in shown if one.ended_time is not None]
+    """Several episodes that share messages, as one: those that are open first, which lead, then what is over."""
+    alive = [one for one in episodes if one.state is AlertState.FIRING]
+    leading = alive or episodes
+    members = [member for one in leading for member in one.members]
+    over = [member for one in episodes if alive and one not in alive for member in one.members]
+    ended = [one for one in episodes if one.ended_time is not None]
     last = max(ended, key=lambda one: one.ended_time or 0.0, default=None)
-    first = min(shown, key=lambda one: (one.opened_time, one.id))
+    first = min(leading, key=lambda one: (one.opened_time, one.id))
     return Episode(
         id=id_,
-        state=AlertState.FIRING if is_open else AlertState.RESOLVED,
-        severity=worst_of(one.severity for one in shown),
-        opening=max(one.opening for one in shown),
+        state=AlertState.FIRING if alive else AlertState.RESOLVED,
+        severity=worst_of(one.severity for one in leading),
+        opening=max(one.opening for one in leading),
         opened_step=first.opened_step,
         opened_time=first.opened_time,
-        ended_step=None if is_open or last is None else last.ended_step,
-        ended_time=None if is_open or last is None else last.ended_time,
-        members=tuple(members[:_SHOWN]),
-        more=sum(one.more for one in shown) + max(len(members) - _SHOWN, 0),
-        firing=sum(one.firing for one in shown),
-        confidence=max(one.confidence for one in shown),
+        ended_step=None if alive or last is None else last.ended_step,
+        ended_time=None if alive or last is None else last.ended_time,
+        members=(*members[:_SHOWN], *over)[:_SHOWN],
+        more=sum(one.more for one in leading) + max(len(members) - _SHOWN, 0),
+        firing=sum(one.firing for one in leading),
+        confidence=max(one.confidence for one in leading),
     )
 
 

@@ -270,3 +270,30 @@ def test_what_is_stored_and_cannot_be_read_costs_nothing_but_itself() -> None:
     broken.rows = {key: "[]" if key.endswith("\x1fe") else text for key, text in broken.rows.items()}
     broken.restart().at(2, "-f/b")
     assert broken.said[-1] == "2 ops resolved f warning"
+
+
+def test_a_shared_message_says_which_of_its_episodes_are_over() -> None:
+    """Those that go on come first and head it; a receiver sees what is over as over, once."""
+    w = world("ops", routing=GROUPED)
+    w.at(0, "+e/a", "+f/b").until(31).at(32, "-e/a").until(400)
+    w.at(401, "+g/c").at(402, "-f/b").until(800)
+    shown = [
+        [(one.finding.rule, one.state.value) for one in notification.episode.members]
+        for _, sent in w.sent
+        if (notification := sent.notification).episode is not None
+    ]
+    assert shown == [
+        [("a", "firing"), ("b", "firing")],
+        [("b", "firing"), ("a", "resolved")],
+        [("c", "firing"), ("b", "resolved")],
+    ]
+
+
+def test_an_episode_that_passed_before_a_shared_message_is_over_in_it() -> None:
+    w = world("ops", routing=GROUPED)
+    w.at(0, "+e/a").at(1, "+f/b").at(2, "-f/b").until(40)
+    ((_, sent),) = w.sent
+    assert sent.notification.episode is not None
+    assert [(one.finding.rule, one.state.value) for one in sent.notification.episode.members] == [
+        ("a", "firing"), ("b", "resolved"),
+    ]  # fmt: skip
