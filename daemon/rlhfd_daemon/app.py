@@ -26,8 +26,9 @@ from rlhfd_daemon.errors import ConfigError
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.heartbeat import Heartbeat
 from rlhfd_daemon.ingest import Answer, Ingest, Received
+from rlhfd_daemon.losses import Losses
 from rlhfd_daemon.notify import Notifier
-from rlhfd_daemon.observation import Observation, Subject
+from rlhfd_daemon.observation import Observation
 from rlhfd_daemon.outlets.all import Outlets
 from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.pollers import build as build_pollers
@@ -43,7 +44,7 @@ from rlhfd_daemon.runs import Runs
 from rlhfd_daemon.stalls import StallWatch
 from rlhfd_daemon.statelock import StateLock
 from rlhfd_daemon.status import Parts, status
-from rlhfd_daemon.watch import vanished
+from rlhfd_daemon.watch import exits
 from rlhfd_emitter.endpoint import default_endpoint, ipc_path
 
 HOUSEKEEPING_SECONDS = 1.0
@@ -90,6 +91,7 @@ class App:
         lifecycle = Lifecycle(alert_rules(config.alerts))
         self.pipeline = Pipeline(build(config.analyzers), lifecycle, self.outlets.sinks)
         self.deaths = Deaths(self.runs)
+        self.losses = Losses(self.runs, self.framelog.stats)
         self.stalls = StallWatch(config.phases, self.runs, states)
         names = ProcessNames()
         gpu = GpuPoller(config.pollers.gpu, self.runs, state_dir, names=names) if config.pollers.gpu.enabled else None
@@ -265,18 +267,10 @@ class App:
                 log.exception("housekeeping failed")
 
     def _housekeep(self, now_ns: int) -> None:
-        for stream in list(vanished(self.runs, now_ns / 1e9)):
-            fields: dict[str, object] = {
-                "stream": stream.stream,
-                "role": stream.role,
-                "rank": stream.rank,
-                "pid": stream.pid,
-                "reason": "exited_without_bye",
-            }
-            ended = Observation(subject=Subject(stream.run, stream.boot), event="stream_end", fields=fields)
-            self.recorder.note([ended], now_ns)
+        self.recorder.note(exits(self.runs, now_ns / 1e9), now_ns)
         self.recorder.note(self.stalls.check(now_ns / 1e9, time.monotonic()), now_ns)
         self.recorder.note(self.delivery.check(now_ns / 1e9), now_ns)
+        self.recorder.note(self.losses.check(now_ns / 1e9), now_ns)
         for stream in self.runs.streams.values():
             if stream.ended is not None:
                 self.ingest.forget(stream.stream)

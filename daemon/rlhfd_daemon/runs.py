@@ -73,7 +73,8 @@ class Stream:
         kept = {name: getattr(self, name) for name in names}
         start = {name: value for name, value in self.start.items() if not isinstance(value, (dict, list))}
         hooks = {"hooks": summary_of(self.hooks)} if self.hooks else {}
-        return {**kept, "uid": self.peer.uid, "peer_pid": self.peer.pid, "start": start, **hooks}
+        drops = {"drops": dict(self.drops)} if self.drops else {}
+        return {**kept, "uid": self.peer.uid, "peer_pid": self.peer.pid, "start": start, **hooks, **drops}
 
     @classmethod
     def restored(cls, run: Run, summary: Mapping[str, Any]) -> Stream:
@@ -82,6 +83,7 @@ class Stream:
         stream = cls(run.run, run.boot, summary["role"], summary["rank"], summary["stream"], summary["pid"], peer)
         stream.last_seq, stream.last_seen, stream.step = summary["last_seq"], summary["last_seen"], summary["step"]
         stream.start, stream.hooks = summary["start"], summary.get("hooks", {})
+        stream.drops = dict(summary.get("drops", {}))
         return stream
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rlhfd_daemon.observation import Observation, Subject
 from rlhfd_daemon.runs import Runs, Stream
 
 # A process title can be read for a moment after the process is gone; and a restarting emitter needs its second.
@@ -29,3 +30,21 @@ def vanished(runs: Runs, now: float, exists: Callable[[int], bool] = process_exi
         silent = stream.ended is None and now - stream.last_seen > SILENT_SECONDS
         if silent and stream.peer.pid > 0 and not exists(stream.peer.pid):
             yield stream
+
+
+def exits(runs: Runs, now: float) -> list[Observation]:
+    """What is to be recorded of the streams that have :func:`vanished`."""
+    return [
+        Observation(
+            subject=Subject(stream.run, stream.boot),
+            event="stream_end",
+            fields={
+                "stream": stream.stream,
+                "role": stream.role,
+                "rank": stream.rank,
+                "pid": stream.pid,
+                "reason": "exited_without_bye",
+            },
+        )
+        for stream in vanished(runs, now)
+    ]

@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rlhfd_alerts.finding import Severity
-from rlhfd_daemon.analyzers.families import Family
-from rlhfd_daemon.runs import DAEMON_ROLE
+from rlhfd_daemon.analyzers.incident import Incident
+from rlhfd_daemon.analyzers.incidents_own import OWN
 
 __all__ = ["INCIDENTS", "Incident"]
-
-_DAEMON = frozenset({DAEMON_ROLE})
-
-
-@dataclass(frozen=True)
-class Incident:
-    """One row. ``summary`` and ``metric`` are templates over the event's fields, ``key`` the fields that tell two
-    incidents of one run apart, ``labels`` further fields that the alert shows, ``value`` the field that is its number.
-    Without ``ends`` it ends by itself some time after it last happened. A field ``critical`` raises the severity.
-    With ``only`` it begins only where that field is true. ``roles`` ``None``: whoever says it."""
-
-    begin: str
-    rule: str
-    family: Family
-    severity: Severity
-    metric: str
-    summary: str
-    remedy: str
-    ends: tuple[str, ...] = ()
-    key: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    value: str = ""
-    only: str = ""
-    roles: frozenset[str] | None = _DAEMON
-
 
 INCIDENTS: tuple[Incident, ...] = (
     Incident(
@@ -166,41 +139,5 @@ INCIDENTS: tuple[Incident, ...] = (
         labels=("gpu", "call", "pid"),
         value="seconds",
     ),
-    Incident(
-        begin="hook_failed",
-        only="disabled",
-        rule="hook_off",
-        family="system",
-        severity=Severity.WARNING,
-        metric="hook",
-        summary="rlhfd's hook {hook} in {role} has switched itself off: {error}; what it saw is missing from here on",
-        remedy="The training is as it was. rlhfd doctor and rlhfd topology name the processes; report the error with "
-        "OpenRLHF's version, and update rlhfd. The hook is tried again when the process starts anew.",
-        key=("hook",),
-        roles=None,
-    ),
-    Incident(
-        begin="target_degraded",
-        ends=("target_recovered",),
-        rule="notifier_degraded",
-        family="system",
-        severity=Severity.WARNING,
-        metric="target/{target}",
-        summary="Alerts do not reach the target {target}: it {state} ({error}); what it is owed is kept",
-        remedy="Look at the service and at the target's section of the configuration; rlhfd notify test tries it. A "
-        "target that answered 410 is tried again after a reload (SIGHUP).",
-        key=("target",),
-        value="seconds",
-    ),
-    Incident(
-        begin="notification_given_up",
-        rule="notification_given_up",
-        family="system",
-        severity=Severity.WARNING,
-        metric="target/{target}",
-        summary="The target {target} refused an alert for good: {error}",
-        remedy="HTTP 401, 403 and 404 mean a wrong URL or secret, a redirect that the final URL is needed; rlhfd "
-        "notify test tries it. The daemon's log names the message, which stays in its outbox.",
-        key=("target",),
-    ),
+    *OWN,
 )

@@ -48,6 +48,8 @@ _MORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "gpu_telemetry_stuck": (
         "A GPU's driver does not answer", "our choice", ("gpu_lost", "stalled_phase", "heartbeat_lost"),
     ),
+    "recording_stopped": ("Frames are not recorded", "our choice", ()),
+    "frames_lost": ("Frames of a process are lost", "our choice", ("missing_key",)),
     "notifier_degraded": ("Alerts do not reach a target", "our choice: 300 s", ()),
     "notification_given_up": ("A target refused an alert", "Standard Webhooks, on status codes", ()),
     "hook_off": ("A hook of rlhfd has switched itself off", "our choice", ("missing_key",)),
