@@ -144,6 +144,7 @@ class App:
         self.alerting.restore(time.time())
         self.recorder = Recorder(self.framelog, self.runs, self.pipeline, self.alerting)
         caught_up = self.recorder.catch_up(tail(state_dir / "frames", self.config.framelog.warmup_bytes))
+        self.recorder.note(self.losses.check(time.time()), time.time_ns())
         await self.delivery.start(self.config, self.outbox)
         self.ingest.start()
         await self.control.start()

@@ -49,7 +49,7 @@ class Losses:
         for stream in streams.values():
             if stream.role == DAEMON_ROLE:
                 continue
-            lost, told = stream.gaps + sum(_drops(stream).values()), self._told.get(stream.stream)
+            lost, told = _total(stream), self._told.get(stream.stream)
             if told is None and not self._has_looked:
                 self._told[stream.stream] = lost
             elif lost > (told or 0) and now - self._told_at.get(stream.stream, -AGAIN_SECONDS) >= AGAIN_SECONDS:
@@ -61,15 +61,21 @@ def _drops(stream: Stream) -> dict[str, int]:
     return {reason: count for reason, count in stream.drops.items() if reason.endswith(LOSING)}
 
 
+def _total(stream: Stream) -> int:
+    """A frame that found no room leaves a gap in the numbers; one that was too large never had a number."""
+    drops = _drops(stream)
+    unnumbered = sum(count for reason, count in drops.items() if reason.endswith(":too_large"))
+    return max(stream.gaps, sum(drops.values()) - unnumbered) + unnumbered
+
+
 def _lost(stream: Stream, frames: int) -> Observation:
     reasons = [f"{count} {reason}" for reason, count in sorted(_drops(stream).items())]
-    reasons += [f"{stream.gaps} never came"] if stream.gaps else []
     fields: dict[str, object] = {
         "role": stream.role,
         "rank": stream.rank,
         "pid": stream.pid,
         "frames": frames,
-        "reasons": ", ".join(reasons),
+        "reasons": ", ".join(reasons) or f"{stream.gaps} never came",
         **_host(),
     }
     return Observation(subject=Subject(stream.run, stream.boot), step=stream.step, event="frames_lost", fields=fields)

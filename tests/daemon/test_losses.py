@@ -105,3 +105,23 @@ def test_streams_that_are_forgotten_are_forgotten_here_too(seen: Node) -> None:
     seen.losses.check(101.0)
     assert not seen.losses._told
     assert not seen.losses._told_at
+
+
+def test_a_frame_that_found_no_room_and_its_missing_number_are_one_loss(seen: Node) -> None:
+    seen.admit(1, {})
+    (stream,) = seen.runs.streams.values()
+    stream.drops, stream.gaps = {"metrics:ring_full": 5, "metrics:too_large": 1}, 4
+    assert seen.events(100.0) == [("frames_lost", 6)]
+    stream.gaps = 5
+    assert seen.events(200.0) == []
+    stream.gaps = 7
+    (one,) = seen.losses.check(300.0)
+    assert one.fields["frames"] == 2
+
+
+def test_frames_that_never_came_without_a_reason_are_told(seen: Node) -> None:
+    seen.admit(1, {})
+    (stream,) = seen.runs.streams.values()
+    stream.gaps = 3
+    (one,) = seen.losses.check(100.0)
+    assert (one.fields["frames"], one.fields["reasons"]) == (3, "3 never came")

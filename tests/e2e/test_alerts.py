@@ -14,13 +14,14 @@ import psutil
 import pytest
 
 from rlhfd_alerts.testing import SECRET
+from rlhfd_daemon.control import ask
 from rlhfd_emitter import Emitter
 from support import DaemonProcess, running_daemon, wait_for
 
 # Nobody listens there, so what is owed stays to be seen.
 NOWHERE = '[targets.ops]\nurl = "http://127.0.0.1:9/"\nallow_private = true\nsecret_env = "HOOK_SECRET"\n'
 SECRET_ENV = {"HOOK_SECRET": SECRET}
-FOR = NOWHERE + '[[alerts.rules]]\nmatchers = [\'rule="non_finite"\']\nfor = "3s"\n'
+FOR = NOWHERE + '[[alerts.rules]]\nmatchers = [\'rule="non_finite"\']\nfor = "5s"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +111,7 @@ def test_promise_D13_what_changed_while_it_was_away_is_told_once_and_the_rest_no
 def test_promise_D10_for_goes_on_over_kill_9_and_fires_in_time(short_dir: Path) -> None:
     daemon = DaemonProcess(short_dir, FOR, SECRET_ENV).start()
     emitter = emitting(daemon, "slow", math.nan)
-    (pending,) = wait_for(lambda: answer(daemon, "alerts", "list")["pending"])
+    (pending,) = wait_for(lambda: ask(daemon.control, "GET", "/api/v1/alerts")["pending"])
     assert owed(daemon) == []
     daemon.kill()
     daemon.start()
@@ -149,3 +150,18 @@ def test_mistakes_are_said_in_one_line(short_dir: Path) -> None:
             assert said in done.stderr
             assert "Traceback" not in done.stderr
         assert rlhfd(daemon, "route", "test", "run=r").stdout.startswith("ops: route {}, group_by episode")
+
+
+def test_promise_D15_frames_that_found_no_room_while_the_daemon_was_away_are_an_alert(short_dir: Path) -> None:
+    daemon = DaemonProcess(short_dir, NOWHERE, SECRET_ENV)
+    emitter = Emitter("r", role="trainer", boot="boot-1", endpoint=daemon.endpoint, capacity_bytes=1)
+    for step in range(2000):
+        emitter.emit(step, {f"metric/{number}": 1.0 for number in range(20)})
+    assert emitter.drops["metrics:ring_full"] > 0
+    daemon.start()
+    wait_for(lambda: owed(daemon) == [("r", "firing")])
+    (known,) = answer(daemon, "alerts", "list")["episodes"]
+    assert known["rule"] == "frames_lost"
+    assert known["summary"].endswith("metrics:ring_full")
+    emitter.close()
+    daemon.stop()
