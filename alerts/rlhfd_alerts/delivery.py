@@ -16,7 +16,6 @@ from rlhfd_alerts.health import Health
 from rlhfd_alerts.outbox import Delivery, Outbox
 from rlhfd_alerts.receivers import Digesting, Receiver
 from rlhfd_alerts.retry import HORIZON_SECONDS, backoff
-from rlhfd_alerts.settling import settle_dead, settle_delivered, settle_retry
 
 __all__ = ["DeliveryWorker", "backoff"]
 
@@ -128,7 +127,7 @@ class DeliveryWorker:
             if unwanted:
                 self.counters = replace(self.counters, skipped=self.counters.skipped + len(unwanted))
                 now = self._clock.now()
-                await self._persist(lambda: settle_delivered(self._outbox, unwanted, now))  # noqa: B023 - called here
+                await self._persist(lambda: self._outbox.mark_delivered(unwanted, now))  # noqa: B023 - called here
             else:
                 await self._persist(await self._attempt(due))
 
@@ -173,7 +172,7 @@ class DeliveryWorker:
         self._failures_in_row = 0
         now = self._clock.now()
         self.counters = self.counters.accepted(len(due))
-        return lambda: settle_delivered(self._outbox, due, now)
+        return lambda: self._outbox.mark_delivered(due, now)
 
     async def _send(self, due: Sequence[Delivery]) -> None:
         now = self._clock.now()
@@ -188,17 +187,17 @@ class DeliveryWorker:
         if error.gone:
             self.disable(text, now)
             log.error("target is gone: disabled until the configuration is read again")
-            return lambda: settle_retry(self._outbox, due, now, text)
+            return lambda: self._outbox.mark_retry(due, now, text)
         if error.permanent and len(due) > 1:
             self._one_by_one = True  # one of them is what it chokes on
             log.warning("digest refused: sending one by one")
-            return lambda: settle_retry(self._outbox, due, now, text)
+            return lambda: self._outbox.mark_retry(due, now, text)
         if error.permanent:
             self._failures_in_row = 0
             self.counters = self.counters.refusal(text, len(due))
             log.error("notification given up")
             self._given_up(due[0].body, text)
-            return lambda: settle_dead(self._outbox, due, text)
+            return lambda: self._outbox.mark_dead(due, text)
         self.counters = self.counters.failure(text, now)
         asked = error.retry_after or 0.0
         attempts = min(one.attempts for one in due)
@@ -206,7 +205,7 @@ class DeliveryWorker:
         self._pause(asked)
         next_at = now + wait
         log.warning("delivery failed", retry_in_seconds=round(wait, 1))
-        return lambda: settle_retry(self._outbox, due, next_at, text)
+        return lambda: self._outbox.mark_retry(due, next_at, text)
 
     async def _persist(self, mark: Callable[[], None]) -> None:
         """Record an outcome, however long the disk is full: forgetting it would send the message again."""

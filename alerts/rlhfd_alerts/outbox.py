@@ -34,6 +34,10 @@ FROM outbox AS head WHERE target = :target AND state = 'pending' AND NOT EXISTS 
 )
 """
 _ADD = "INSERT OR IGNORE INTO outbox (target, id, lane, body, created_at, next_at) VALUES (?, ?, ?, ?, ?, ?)"
+_DELIVERED = "UPDATE outbox SET state = 'delivered', delivered_at = ? WHERE id = ? AND target = ?"
+_FAILED = "UPDATE outbox SET attempts = attempts + 1, next_at = ?, last_error = ? WHERE id = ? AND target = ?"
+_DEAD = "UPDATE outbox SET state = 'dead', attempts = attempts + 1, last_error = ? WHERE id = ? AND target = ?"
+_RECENT = "SELECT id, body FROM outbox WHERE target = ? AND state = 'delivered' ORDER BY seq DESC LIMIT ?"
 _PRUNE_OUTBOX = """
 DELETE FROM outbox WHERE state = :state AND seq <= (
     SELECT seq FROM outbox WHERE state = :state ORDER BY seq DESC LIMIT 1 OFFSET :keep
@@ -108,7 +112,7 @@ class Outbox:
         Storing the same decision again adds nothing. ``decided_through`` is the last frame-log record whose
         decisions are now stored; it never moves back.
         """
-        with self._transaction("commit") as db:
+        with self.transaction("commit") as db:
             db.executemany("INSERT OR REPLACE INTO alert VALUES (?, ?, ?, ?)", map(_alert_row, transitions))
             before: Notification | None = None  # most are the same for several targets in a row
             for one in outgoing:
@@ -122,24 +126,24 @@ class Outbox:
 
     def advance(self, record_id: int, rows: Rows | None = None) -> None:
         """Note that everything up to ``record_id`` was decided and needed no transition; never moves back."""
-        with self._transaction("advance") as db:
+        with self.transaction("advance") as db:
             _store_rows(db, rows or {})
             _advance(db, record_id)
 
     def rows(self) -> dict[str, str]:
         """Return the stored rows of the dispatcher and of the lifecycle, by key."""
-        with self._reading() as db:
+        with self.reading() as db:
             return dict(db.execute("SELECT key, json FROM dispatch ORDER BY key").fetchall())
 
     def decided_through(self) -> int:
         """Return the last frame-log record whose decisions are stored, -1 if there is none."""
-        with self._reading() as db:
+        with self.reading() as db:
             row = db.execute("SELECT value FROM meta WHERE key = 'decided_through'").fetchone()
         return -1 if row is None else int(row[0])
 
     def alerts(self) -> list[Alert]:
         """Return the stored alerts, oldest first: all that are firing, and the last 1,000 resolved."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute("SELECT fingerprint, json FROM alert ORDER BY starts_at, fingerprint").fetchall()
         return [alert for fingerprint, text in rows if (alert := _read(fingerprint, text)) is not None]
 
@@ -153,56 +157,55 @@ class Outbox:
             f"SELECT id, target, body, created_at, attempts, next_at {_HEADS}"
             "AND (next_at <= :now OR next_at > :now + :horizon) ORDER BY next_at, seq LIMIT :limit"
         )
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(query, {"target": target, "now": now, "horizon": HORIZON_SECONDS, "limit": limit})
             return [Delivery(*row) for row in rows]
 
     def next_due(self, target: str, now: float) -> float | None:
         """Return when the next delivery to ``target`` is due (unix seconds, may be past), ``None`` if none is owed."""
         query = f"SELECT MIN(CASE WHEN next_at > :now + :horizon THEN :now ELSE next_at END) {_HEADS}"
-        with self._reading() as db:
+        with self.reading() as db:
             row = db.execute(query, {"target": target, "now": now, "horizon": HORIZON_SECONDS}).fetchone()
         return None if row[0] is None else float(row[0])
 
-    def mark_delivered(self, delivery: Delivery, now: float) -> None:
-        """Settle: the receiver accepted it."""
-        with self._transaction("mark delivered") as db:
-            db.execute(
-                "UPDATE outbox SET state = 'delivered', delivered_at = ? WHERE id = ? AND target = ?",
-                (now, delivery.id, delivery.target),
-            )
+    def mark_delivered(self, deliveries: Iterable[Delivery], now: float) -> None:
+        """Settle: the receiver accepted them all."""
+        with self.transaction("mark delivered") as db:
+            db.executemany(_DELIVERED, [(now, one.id, one.target) for one in deliveries])
 
-    def mark_retry(self, delivery: Delivery, next_at: float, error: str) -> None:
-        """Count a failed attempt and try again at ``next_at`` (unix seconds)."""
-        with self._transaction("mark for retry") as db:
-            db.execute(
-                "UPDATE outbox SET attempts = attempts + 1, next_at = ?, last_error = ? WHERE id = ? AND target = ?",
-                (next_at, error, delivery.id, delivery.target),
-            )
+    def mark_retry(self, deliveries: Iterable[Delivery], next_at: float, error: str) -> None:
+        """Count a failed attempt of each and try again at ``next_at`` (unix seconds)."""
+        with self.transaction("mark for retry") as db:
+            db.executemany(_FAILED, [(next_at, error, one.id, one.target) for one in deliveries])
 
-    def mark_dead(self, delivery: Delivery, error: str) -> None:
-        """Settle: it will not be tried again; kept for a person to see."""
-        with self._transaction("mark dead") as db:
-            db.execute(
-                "UPDATE outbox SET state = 'dead', attempts = attempts + 1, last_error = ? WHERE id = ? AND target = ?",
-                (error, delivery.id, delivery.target),
-            )
+    def mark_dead(self, deliveries: Iterable[Delivery], error: str) -> None:
+        """Settle: they will not be tried again; kept for a person to see."""
+        with self.transaction("mark dead") as db:
+            db.executemany(_DEAD, [(error, one.id, one.target) for one in deliveries])
+
+    def recent(self, target: str, limit: int) -> list[tuple[str, bytes]]:
+        """Return (id, body) of the last ``limit`` that ``target`` was sent, oldest first."""
+        with self.reading() as db:
+            rows = db.execute(_RECENT, (target, limit)).fetchall()
+        return [(identity, bytes(body)) for identity, body in reversed(rows)]
 
     def counts(self) -> Mapping[tuple[str, str], int]:
         """Return the number of deliveries by (target, state); states are pending, delivered, dead."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute("SELECT target, state, COUNT(*) FROM outbox GROUP BY target, state").fetchall()
         return {(target, state): count for target, state, count in rows}
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for queries; SQLite's errors become :class:`OutboxError`."""
         try:
             yield self._db
         except sqlite3.Error as error:
             raise OutboxError(f"cannot read the outbox {self._path}: {error}") from error
 
     @contextmanager
-    def _transaction(self, purpose: str) -> Iterator[sqlite3.Connection]:
+    def transaction(self, purpose: str) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for changes that are made all or none; errors as in :meth:`reading`."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 from rlhfd_alerts.errors import RoutingError
 from rlhfd_alerts.outbox import Outbox
@@ -16,6 +17,7 @@ _LIST = (
     "SELECT id, target, state, attempts, created_at, next_at, delivered_at, last_error, body FROM outbox "
     f"WHERE {_CHOICE} ORDER BY seq DESC LIMIT {MAX_LISTED}"
 )
+_OWED = f"SELECT target FROM outbox WHERE state != 'delivered' AND {_CHOICE}"
 _RETRY = f"UPDATE outbox SET state = 'pending', next_at = :now WHERE state != 'delivered' AND {_CHOICE}"
 _DROP = f"DELETE FROM outbox WHERE state != 'delivered' AND {_CHOICE}"
 
@@ -23,23 +25,27 @@ _DROP = f"DELETE FROM outbox WHERE state != 'delivered' AND {_CHOICE}"
 def listed(outbox: Outbox, state: str = "", target: str = "") -> list[dict[str, object]]:
     """Return the newest messages, newest first, with what they are about. An empty choice is no choice."""
     names = ("id", "target", "state", "attempts", "created_at", "next_at", "delivered_at", "last_error")
-    with outbox._reading() as db:
+    with outbox.reading() as db:
         rows = db.execute(_LIST, _chosen("", target, state)).fetchall()
     return [{**dict(zip(names, row[:-1], strict=True)), **_about(row[-1])} for row in rows]
 
 
-def retry(outbox: Outbox, id_: str, target: str, state: str, now: float) -> int:
-    """Try what is owed or was given up again, at once; return how many. Raises :class:`RoutingError` if none."""
-    with outbox._transaction("retry") as db:
-        count = db.execute(_RETRY, {**_chosen(id_, target, "" if id_ else state), "now": now}).rowcount
-    return _some(count, id_)
+def retry(outbox: Outbox, id_: str, target: str, state: str, now: float) -> dict[str, int]:
+    """Try what is owed or was given up again, at once; return how many, by target. Raises :class:`RoutingError` if
+    there is no message ``id_``."""
+    chosen = {**_chosen(id_, target, "" if id_ else state), "now": now}
+    with outbox.transaction("retry") as db:
+        counts = Counter(name for (name,) in db.execute(_OWED, chosen))
+        db.execute(_RETRY, chosen)
+    _some(counts.total(), id_)
+    return dict(counts)
 
 
 def drop(outbox: Outbox, id_: str, target: str, state: str) -> int:
     """Forget what is owed or was given up; return how many. Raises :class:`RoutingError` if none is chosen."""
     if not id_ and not target:
         raise RoutingError("name the message or the target whose messages are to be dropped")
-    with outbox._transaction("drop") as db:
+    with outbox.transaction("drop") as db:
         count = db.execute(_DROP, _chosen(id_, target, state)).rowcount
     return _some(count, id_)
 

@@ -10,13 +10,9 @@ OWN_RULES = ("notifier_degraded", "notification_given_up")
 """The rules of alerts about the delivery of alerts; their label ``target`` names whose."""
 
 
-def is_wanted(body: bytes, target: str, send_resolved: bool) -> bool:
-    """Return whether ``target`` is to be told ``body``: not what is over, where it does not want that, and not that it
-    was out of service itself."""
-    content = _read(body)
-    if not send_resolved and content.get("type") == "alert.resolved":
-        return False
-    return target not in _targets(content)
+def is_wanted(body: bytes, target: str) -> bool:
+    """Return whether ``target`` is to be told ``body``: all but that it was out of service itself."""
+    return target not in _targets(_read(body))
 
 
 def is_about_delivery(body: bytes) -> bool:

@@ -36,6 +36,7 @@ class Alerting:
         self, outbox: Outbox, lifecycle: Lifecycle, dispatcher: Dispatcher, *, decided: Callable[[], None]
     ) -> None:
         self.notifications = 0  # news of episodes, whoever is told
+        self.dropped = 0  # messages that were neither stored nor kept, while the disk was full
         self.dispatcher = dispatcher
         self.outbox = outbox
         self._lifecycle = lifecycle
@@ -110,10 +111,16 @@ class Alerting:
         self._rows.update(self._lifecycle.take_changes())
 
     def _bound(self) -> None:
-        """What is kept while the disk is full: of each alert its last state, of messages the last."""
+        """What is kept while the disk is full: of each alert its last state; of messages so many, the gravest."""
         latest: dict[str, Transition] = {one.alert.fingerprint: one for one in self._transitions}
         self._transitions = list(latest.values())
-        del self._outgoing[:-MAX_OWED]
+        surplus = len(self._outgoing) - MAX_OWED
+        if surplus > 0:
+            ranked = sorted(range(len(self._outgoing)), key=lambda at: self._outgoing[at].notification.severity.rank)
+            dropped = set(ranked[:surplus])
+            self._outgoing = [one for at, one in enumerate(self._outgoing) if at not in dropped]
+            self.dropped += surplus
+            log.error("no room for messages until they can be stored", dropped=surplus, dropped_total=self.dropped)
 
 
 def dispatcher_for(config: Config, runs: Runs) -> Dispatcher:

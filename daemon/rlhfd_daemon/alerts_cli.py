@@ -145,7 +145,7 @@ def retry_outbox(
     target: _Target = "",
     config: _Config = None,
 ) -> None:
-    """Send again what was given up (all of it, or of one target, or one message), and try disabled targets again."""
+    """Try again what is owed or given up (all, of one target, or one message), also targets that are disabled."""
     answer = _ask("POST", "/api/v1/outbox/retry", {"id": id_ or "", "target": target}, config)
     typer.echo(f"{answer['messages']} messages are tried again")
 

@@ -119,7 +119,7 @@ class App:
             unobserved=lambda: () if ray is None else ray.unobserved,
             unchecked=self.pipeline.unchecked,
         )
-        desk = alert_routes(lambda: self.alerting, lambda name: self.delivery.enable({name} if name else None))
+        desk = alert_routes(lambda: self.alerting, self.delivery.enable)
         self.control = ControlServer(
             control_socket_of(config), status=self._status, mute=self.mute, gpu=gpu, reports=reports, more=desk
         )

@@ -53,8 +53,8 @@ class OutboxRequest(msgspec.Struct, forbid_unknown_fields=True):
     state: str = ""
 
 
-def alert_routes(alerting: Callable[[], Alerting], retried: Callable[[str], None]) -> list[web.RouteDef]:
-    """The routes; ``retried`` hears of targets ("" for all) that are to be tried again at once."""
+def alert_routes(alerting: Callable[[], Alerting], retried: Callable[[set[str]], None]) -> list[web.RouteDef]:
+    """The routes; ``retried`` hears of targets that are to be tried again at once."""
     desk = Desk(alerting, retried)
     posts: dict[str, tuple[type[msgspec.Struct], Callable[[Any], object]]] = {
         "/api/v1/alerts/ack": (AckRequest, desk.ack),
@@ -77,7 +77,7 @@ def alert_routes(alerting: Callable[[], Alerting], retried: Callable[[str], None
 class Desk:
     """Every change is on disk before it is answered. Methods raise :class:`AlertsError` with what is wrong."""
 
-    def __init__(self, alerting: Callable[[], Alerting], retried: Callable[[str], None]) -> None:
+    def __init__(self, alerting: Callable[[], Alerting], retried: Callable[[set[str]], None]) -> None:
         self._alerting = alerting
         self._retried = retried
 
@@ -128,9 +128,9 @@ class Desk:
         return {"messages": listed(self._alerting().outbox, state, target)}
 
     def retry(self, wanted: OutboxRequest) -> object:
-        count = retry(self._alerting().outbox, wanted.id, wanted.target, wanted.state or "dead", time.time())
-        self._retried(wanted.target)
-        return {"messages": count}
+        counts = retry(self._alerting().outbox, wanted.id, wanted.target, wanted.state, time.time())
+        self._retried({*counts, *([wanted.target] if wanted.target else [])})
+        return {"messages": sum(counts.values())}
 
     def drop(self, wanted: OutboxRequest) -> object:
         return {"messages": drop(self._alerting().outbox, wanted.id, wanted.target, wanted.state)}

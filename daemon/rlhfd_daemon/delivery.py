@@ -19,7 +19,6 @@ from rlhfd_alerts.health import Health
 from rlhfd_alerts.outbox import Outbox
 from rlhfd_alerts.receivers import Receiver, Resending, make_receiver
 from rlhfd_alerts.resending import resend_forever
-from rlhfd_alerts.settling import recent
 from rlhfd_alerts.target import TargetSettings
 from rlhfd_alerts.wanted import is_about_delivery, is_wanted
 from rlhfd_daemon.config import Config
@@ -64,7 +63,7 @@ class Delivery:
         self._tasks = [asyncio.create_task(worker.run()) for worker in self.workers.values()]
         for name, one in receivers.items():
             if isinstance(one, Resending):
-                one.recall(recent(outbox, name, RECALLED), time.time())
+                one.recall(outbox.recent(name, RECALLED), time.time())
                 self._resending.append(asyncio.create_task(resend_forever(name, one, self.workers[name])))
 
     def notify(self) -> None:
@@ -118,7 +117,7 @@ class Delivery:
             one,
             outbox,
             interval_seconds=settings.interval_seconds,
-            wanted=partial(is_wanted, target=name, send_resolved=settings.send_resolved),
+            wanted=partial(is_wanted, target=name),
             given_up=partial(self._gave_up, name),
         )
 

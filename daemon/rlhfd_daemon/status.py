@@ -52,6 +52,7 @@ def status(parts: Parts) -> dict[str, object]:
             "duplicates_total": parts.recorder.counters.duplicates,
             "rejected_total": parts.ingest.rejected,
             "notifications_total": parts.alerting.notifications,
+            "notifications_dropped_total": parts.alerting.dropped,
         },
         "framelog": {
             "segments": log.segments,

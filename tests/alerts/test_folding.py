@@ -195,22 +195,19 @@ def own(target: str, kind: str = "alert.firing", *others: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "send_resolved", "wanted"),
+    ("body", "wanted"),
     [
-        (own("slack"), True, False),
-        (own("pager"), True, True),
-        (own("slack", "alert.firing", "kl_runaway"), True, True),  # it is about something else as well
-        (own("pager", "alert.resolved"), False, False),
-        (own("pager", "alert.resolved"), True, True),
-        (b"not json", False, True),
-        (b"[1]", False, True),
-        (b'{"data": {"alerts": [3]}}', False, True),
+        (own("slack"), False),
+        (own("pager"), True),
+        (own("slack", "alert.firing", "kl_runaway"), True),  # it is about something else as well
+        (own("pager", "alert.resolved"), True),
+        (b"not json", True),
+        (b"[1]", True),
+        (b'{"data": {"alerts": [3]}}', True),
     ],
 )
-def test_a_target_is_not_told_of_itself_nor_of_ends_it_does_not_want(
-    body: bytes, send_resolved: bool, wanted: bool
-) -> None:
-    assert is_wanted(body, "slack", send_resolved) is wanted
+def test_a_target_is_not_told_of_itself(body: bytes, wanted: bool) -> None:
+    assert is_wanted(body, "slack") is wanted
 
 
 def test_alerts_about_delivery_are_known() -> None:

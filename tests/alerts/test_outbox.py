@@ -84,7 +84,7 @@ def test_a_commit_stores_alerts_deliveries_and_progress(outbox: Outbox, path: Pa
 def test_committing_the_same_decision_again_adds_nothing(outbox: Outbox) -> None:
     put(outbox, fired())
     (row,) = outbox.due("hook", 100.0, 10)
-    outbox.mark_delivered(row, 101.0)
+    outbox.mark_delivered([row], 101.0)
     put(outbox, fired())
     assert outbox.counts() == {("hook", "delivered"): 1}
     assert outbox.due("hook", 1e6, 10) == []
@@ -146,12 +146,12 @@ def test_the_longest_due_comes_first_and_a_resolution_waits_for_its_firing(outbo
     assert owed(outbox) == ["kl_runaway", "other"]
     assert [row.id for row in outbox.due("hook", 100.0, 1)] == [group([firing])[0].id]
     (first, _) = outbox.due("hook", 100.0, 10)
-    outbox.mark_retry(first, 150.0, "down")
+    outbox.mark_retry([first], 150.0, "down")
     assert owed(outbox, now=100.0) == ["other"]
     (untried, retried) = outbox.due("hook", 150.0, 10)
     assert untried.attempts == 0
     assert (retried.id, retried.attempts, retried.next_at) == (first.id, 1, 150.0)
-    outbox.mark_dead(retried, "gone")
+    outbox.mark_dead([retried], "gone")
     assert group([resolved])[0].id in [row.id for row in outbox.due("hook", 150.0, 10)]
     assert outbox.counts() == {("hook", "pending"): 2, ("hook", "dead"): 1}
 
@@ -170,7 +170,7 @@ def test_an_episode_s_end_waits_for_its_beginning_although_another_rule_heads_it
     put(outbox, told(News.RESOLVED, "last", 2))
     assert owed(outbox) == ["first"]
     (row,) = outbox.due("hook", 100.0, 10)
-    outbox.mark_delivered(row, 100.0)
+    outbox.mark_delivered([row], 100.0)
     assert owed(outbox) == ["last"]
 
 
@@ -178,7 +178,7 @@ def test_next_due_is_the_earliest_of_what_is_owed(outbox: Outbox) -> None:
     assert outbox.next_due("hook", 100.0) is None
     put(outbox, fired(), fired(rule="other"))
     for row, next_at in zip(outbox.due("hook", 100.0, 10), (170.0, 160.0), strict=True):
-        outbox.mark_retry(row, next_at, "down")
+        outbox.mark_retry([row], next_at, "down")
     assert outbox.next_due("hook", 100.0) == 160.0
     assert outbox.next_due("other target", 100.0) is None
 
@@ -194,7 +194,7 @@ def test_settled_deliveries_and_resolved_alerts_are_pruned(outbox: Outbox, monke
     monkeypatch.setattr(outbox_module, "_KEEP_RESOLVED", 1)
     put(outbox, *(fired(rule=f"rule{number}") for number in range(5)))
     for row in outbox.due("hook", 100.0, 4):
-        outbox.mark_delivered(row, 101.0)
+        outbox.mark_delivered([row], 101.0)
     lifecycle = Lifecycle()
     lifecycle.restore(outbox.alerts())
     for number in range(3):

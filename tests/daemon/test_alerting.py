@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhfd_alerts.alert import AlertState, Transition
 from rlhfd_alerts.errors import OutboxError
+from rlhfd_alerts.finding import Severity
 from rlhfd_alerts.groups import Dispatcher
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.matchers import parse_matchers
 from rlhfd_alerts.outbox import Outbox
+from rlhfd_alerts.outbox_admin import listed
 from rlhfd_alerts.silences import Silence
 from rlhfd_alerts.testing import example_finding
 from rlhfd_daemon.alerting import Alerting
+from rlhfd_daemon.control_alerts import Desk, OutboxRequest
 
 
 @pytest.fixture
@@ -32,9 +37,9 @@ def alerting(outbox: Outbox) -> Alerting:
     return found
 
 
-def fired(record_id: int, rule: str = "kl", active: bool = True) -> Transition:
+def fired(record_id: int, rule: str = "kl", active: bool = True, severity: Severity = Severity.CRITICAL) -> Transition:
     lifecycle = Lifecycle()
-    finding = example_finding(rule=rule, metric=rule)
+    finding = example_finding(rule=rule, metric=rule, severity=severity)
     begun = lifecycle.observe(finding, record_id)
     assert begun is not None
     if active:
@@ -44,9 +49,12 @@ def fired(record_id: int, rule: str = "kl", active: bool = True) -> Transition:
     return ended
 
 
+def bodies(outbox: Outbox) -> list[dict[str, Any]]:
+    return [json.loads(body) for (body,) in outbox._db.execute("SELECT body FROM outbox ORDER BY seq")]
+
+
 def states(outbox: Outbox) -> list[str]:
-    rows = outbox._db.execute("SELECT body FROM outbox ORDER BY seq").fetchall()
-    return ["firing" if b'"alert.firing"' in body else "resolved" for (body,) in rows]
+    return [body["type"].removeprefix("alert.") for body in bodies(outbox)]
 
 
 def test_what_a_full_disk_does_not_take_is_stored_once_there_is_room(
@@ -67,6 +75,42 @@ def test_what_a_full_disk_does_not_take_is_stored_once_there_is_room(
     one.advance(8, 120.0)
     assert (states(outbox), outbox.decided_through()) == (["firing", "resolved"], 8)
     assert outbox.alerts()[0].state is AlertState.RESOLVED
+
+
+def test_while_the_disk_is_full_the_gravest_messages_are_kept_and_the_rest_counted(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhfd_daemon.alerting.MAX_OWED", 2)
+    one = alerting(outbox)
+
+    def full(*_: object) -> None:
+        raise OutboxError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "tell", full)
+        for record, severity in enumerate((Severity.CRITICAL, Severity.WARNING, Severity.CRITICAL, Severity.WARNING)):
+            one.take([fired(record, f"rule{record}", severity=severity)], record, 100.0 + record)
+    one.advance(4, 120.0)
+    assert one.dropped == 2
+    assert [body["data"]["rule"] for body in bodies(outbox)] == ["rule0", "rule2"]
+
+
+def test_a_retry_by_id_tries_the_target_of_that_message_again_and_no_other(outbox: Outbox) -> None:
+    one = Alerting(outbox, Lifecycle(), Dispatcher(None, ("ops", "pager")), decided=lambda: None)
+    one.restore(0.0)
+    one.take([fired(5)], 5, 100.0)
+    for due in (*outbox.due("ops", 100.0, 9), *outbox.due("pager", 100.0, 9)):
+        outbox.mark_dead([due], "HTTP 404")
+    retried: list[set[str]] = []
+    desk = Desk(lambda: one, retried.append)
+    (identity,) = {str(message["id"]) for message in listed(outbox, "dead", "ops")}
+    assert desk.retry(OutboxRequest(id=identity, target="ops")) == {"messages": 1}
+    assert retried == [{"ops"}]
+    assert outbox.counts() == {("ops", "pending"): 1, ("pager", "dead"): 1}
+    assert desk.retry(OutboxRequest()) == {"messages": 2}
+    assert retried[1] == {"ops", "pager"}
+    assert desk.retry(OutboxRequest(target="elsewhere")) == {"messages": 0}
+    assert retried[2] == {"elsewhere"}, "it may be disabled and owe nothing"
 
 
 def test_a_new_start_goes_on_where_the_rows_say(outbox: Outbox) -> None:
