@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import fields as fields_of
 from typing import Any
 
 from rlhfd_alerts.alert import Alert, AlertState, Place
@@ -11,10 +11,16 @@ from rlhfd_alerts.finding import Finding, Severity
 
 __all__ = ["alert_from_json", "alert_to_json"]
 
+_ALERT, _FINDING, _PLACE = (tuple(one.name for one in fields_of(kind)) for kind in (Alert, Finding, Place))
+
 
 def alert_to_json(alert: Alert) -> str:
     """Return ``alert`` as JSON text that only this package reads: NaN and infinities stay numbers."""
-    return json.dumps(asdict(alert), sort_keys=True, separators=(",", ":"))
+    finding, place = alert.finding, alert.place
+    fields = {name: getattr(alert, name) for name in _ALERT}
+    fields["finding"] = {name: getattr(finding, name) for name in _FINDING}
+    fields["place"] = None if place is None else {name: getattr(place, name) for name in _PLACE}
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))  # of enumerations the values: they are str
 
 
 def alert_from_json(text: str) -> Alert:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import signal
@@ -10,70 +9,21 @@ import sqlite3
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from rlhfd_alerts.testing import SECRET, ReceivedRequest, Reply, WebhookServer
+from rlhfd_alerts.testing import SECRET, Reply
 from rlhfd_emitter import Emitter
+from services import Server
 from support import DaemonProcess, running_daemon, wait_for
 
 CANARY = "c4n4ry"
 HTTP = '[http]\nlisten = "127.0.0.1:0"\n'
-
-
-class Server:
-    """A service on loopback, in a thread of its own."""
-
-    def __init__(self, *replies: Reply) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._serve(replies), self._loop).result(10)
-
-    async def _serve(self, replies: tuple[Reply, ...]) -> WebhookServer:
-        return await WebhookServer(*replies).__aenter__()
-
-    @property
-    def requests(self) -> list[ReceivedRequest]:
-        return self._server.requests
-
-    @property
-    def url(self) -> str:
-        return self._server.url
-
-    def bodies(self) -> list[Any]:
-        return [json.loads(request.body) for request in list(self.requests)]
-
-    def target(self, name: str, kind: str, *lines: str) -> str:
-        """The section of the configuration of a target here."""
-        rows = (f"[targets.{name}]", f'type = "{kind}"', f'url = "{self.url}"', "allow_private = true", *lines)
-        return "\n".join(rows) + "\n"
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.__aexit__(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    made: list[Server] = []
-
-    def start(*replies: Reply) -> Server:
-        made.append(Server(*replies))
-        return made[-1]
-
-    yield start
-    DaemonProcess.kill_all()
-    for server in made:
-        server.close()
 
 
 def fire(daemon: DaemonProcess, run: str = "ppo", metric: str = "train/loss") -> None:

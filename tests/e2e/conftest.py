@@ -1,0 +1,25 @@
+"""What end-to-end tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rlhfd_alerts.testing import Reply
+from services import Server
+from support import DaemonProcess
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    made: list[Server] = []
+
+    def start(*replies: Reply) -> Server:
+        made.append(Server(*replies))
+        return made[-1]
+
+    yield start
+    DaemonProcess.kill_all()
+    for server in made:
+        server.close()
