@@ -115,7 +115,13 @@ class World:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = text
+        owed: set[tuple[str, str]] = set()  # receivers here take everything, but not before all of it is stored
         for one in told:
+            assert one.notification.episode is not None
+            about = (one.target, one.notification.episode.id)
+            if one.only_if_owed and about not in owed:
+                continue
+            owed.add(about)
             self.sent.append((self.now, one))
             self.said.append(f"{self.now:g} {one.target} {short(one.notification)}")
 

@@ -78,9 +78,7 @@ class Flush:
             self._ledger.touch("storm", *key)
             state = AlertState.RESOLVED if storm.is_over(moment) else AlertState.FIRING
             episode = storm.summary(state, moment)
-            if state is AlertState.RESOLVED and key[0] in self.quiet:
-                return []
-            return [Outgoing(key[0], tell(episode, state, moment, 0, storm.number))]
+            return [Outgoing(key[0], tell(episode, state, moment, 0, storm.number), self._is_quiet(key[0], state))]
 
         return act
 
@@ -113,8 +111,9 @@ class Flush:
             return []
         others = {one.id for one in ended}
         alive = [one for one in self._shown(group, ()) if one.id not in others]
-        is_told = group.is_firing and not (group.target in self.quiet or (alive and has_spoken))
-        if is_told and not has_spoken and not self._has_room(group, frozenset(), now):
+        is_quiet = group.target in self.quiet
+        is_told = group.is_firing and not (alive and (has_spoken or is_quiet))
+        if is_told and not (has_spoken or is_quiet or self._has_room(group, frozenset(), now)):
             storm = self._ledger.storm(group.target, group.run)
             group.due = storm.room_at(self._limits)
             return []
@@ -143,9 +142,12 @@ class Flush:
         rules: frozenset[str] = frozenset(),
         changed: Sequence[Subject] = (),
     ) -> list[Outgoing]:
-        group.number, group.told_at, group.is_firing = group.number + 1, now, state is AlertState.FIRING
+        group.number, group.is_firing = group.number + 1, state is AlertState.FIRING
         transitions = [t for one in changed for t in causes.get(one.id, ()) if t.state is state]
         notification = self._notification(group, about, state, now, transitions)
+        if self._is_quiet(group.target, state):
+            return [Outgoing(group.target, notification, only_if_owed=True)]
+        group.told_at = now
         if self._limits.max_messages > 0:
             self._ledger.storm(group.target, group.run).note_sent(rules, now)
         return [Outgoing(group.target, notification)]
@@ -165,6 +167,10 @@ class Flush:
         if self._limits.max_messages <= 0:
             return True
         return self._ledger.storm(group.target, group.run).admits(rules, self._limits, now)
+
+    def _is_quiet(self, target: str, state: AlertState) -> bool:
+        """Whether ``target`` is told this only if it came before the target could be told that it fires."""
+        return state is AlertState.RESOLVED and target in self.quiet
 
     def _place(self, group: Group, subject: Subject) -> Place:
         return self._ledger.places[subject.id][group.target]

@@ -34,8 +34,9 @@ class Dispatcher:
 
     What a target knows is compared with what is: whatever is new to it and not muted is told when its group's time has
     come. So nothing depends on who looked when, and the same records and times give the same messages, also if it was
-    restored from its rows in between. ``targets`` are those there are, ``quiet`` those not told what is over; ``over``
-    says of a run and launch that nobody needs to be reminded of it any more.
+    restored from its rows in between. ``targets`` are those there are, ``quiet`` those told what is over only
+    if that it fired did not reach them before; ``over`` says of a run and launch that nobody needs to be reminded of it
+    any more.
     """
 
     def __init__(

@@ -34,6 +34,10 @@ FROM outbox AS head WHERE target = :target AND state = 'pending' AND NOT EXISTS 
 )
 """
 _ADD = "INSERT OR IGNORE INTO outbox (target, id, lane, body, created_at, next_at) VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_IF_OWED = """
+INSERT OR IGNORE INTO outbox (target, id, lane, body, created_at, next_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+WHERE EXISTS (SELECT 1 FROM outbox WHERE target = ?1 AND lane = ?3 AND state = 'pending')
+"""
 _DELIVERED = "UPDATE outbox SET state = 'delivered', delivered_at = ? WHERE id = ? AND target = ?"
 _FAILED = "UPDATE outbox SET attempts = attempts + 1, next_at = ?, last_error = ? WHERE id = ? AND target = ?"
 _DEAD = "UPDATE outbox SET state = 'dead', attempts = attempts + 1, last_error = ? WHERE id = ? AND target = ?"
@@ -119,7 +123,7 @@ class Outbox:
                 if one.notification != before:
                     before = one.notification
                     message = (before.id, _lane(before), canonical_json(body(before)), now, now)
-                db.execute(_ADD, (one.target, *message))
+                db.execute(_ADD_IF_OWED if one.only_if_owed else _ADD, (one.target, *message))
             _store_rows(db, rows or {})
             _advance(db, decided_through)
             _prune(db)

@@ -18,10 +18,11 @@ _SHOWN = 24
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message for one target."""
+    """One message for one target. ``only_if_owed``: only if an earlier one about the same is still to be delivered."""
 
     target: str
     notification: Notification
+    only_if_owed: bool = False
 
 
 def group_id(route: str, target: str, labels: Sequence[tuple[str, str]]) -> str:

@@ -13,6 +13,7 @@ from rlhfd_alerts.grouping import group
 from rlhfd_alerts.groups import Dispatcher
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
+from rlhfd_alerts.receivers.alertmanager import AlertmanagerSettings
 from rlhfd_alerts.telling import Outgoing
 from rlhfd_daemon.config import Config
 from rlhfd_daemon.config_alerts import dispatcher_of
@@ -39,6 +40,7 @@ class Alerting:
         self.dropped = 0  # messages that were neither stored nor kept, while the disk was full
         self.dispatcher = dispatcher
         self.outbox = outbox
+        self._is_dropping = False
         self._lifecycle = lifecycle
         self._decided = decided
         self._transitions: list[Transition] = []
@@ -93,6 +95,9 @@ class Alerting:
         self.outbox.tell(self._transitions, self._outgoing, record_id, now, self._rows)
         self._committed = record_id
         told, self._transitions, self._outgoing, self._rows = self._outgoing, [], [], {}
+        if self._is_dropping:
+            log.error("messages can be stored again", dropped_total=self.dropped)
+        self._is_dropping = False
         if told:
             self._decided()
 
@@ -119,8 +124,9 @@ class Alerting:
             ranked = sorted(range(len(self._outgoing)), key=lambda at: self._outgoing[at].notification.severity.rank)
             dropped = set(ranked[:surplus])
             self._outgoing = [one for at, one in enumerate(self._outgoing) if at not in dropped]
-            self.dropped += surplus
-            log.error("no room for messages until they can be stored", dropped=surplus, dropped_total=self.dropped)
+            if not self._is_dropping:
+                log.error("no room for messages until they can be stored: the least severe are dropped")
+            self._is_dropping, self.dropped = True, self.dropped + surplus
 
 
 def dispatcher_for(config: Config, runs: Runs) -> Dispatcher:
@@ -133,7 +139,9 @@ def dispatcher_for(config: Config, runs: Runs) -> Dispatcher:
             return False
         return now - found.last_seen > REMIND_SECONDS or any(one.live and one.run == run for one in runs.runs.values())
 
-    quiet = [name for name, target in config.targets.items() if not target.send_resolved]
+    # An Alertmanager takes for firing what it is not told the end of; who hears of ends is its own configuration.
+    targets = config.targets.items()
+    quiet = [name for name, one in targets if not (one.send_resolved or isinstance(one, AlertmanagerSettings))]
     return dispatcher_of(config.alerts, config.targets, host=socket.gethostname(), quiet=quiet, over=is_over)
 
 

@@ -98,6 +98,12 @@ TIMELINES: dict[str, tuple[dict[str, object], tuple[str, ...], Steps, list[str]]
         ["1 a firing e warning", "1 b firing e warning", "2 a resolved e warning", "3 a firing e warning",
          "3 b firing e warning"],
     ),
+    "a target that wants no ends is told of one that came before the target could be told that it fires": (
+        {"quiet": ("b",), "routing": SPACED}, ("b",),
+        lambda w: w.at(0, "+e/a").at(10, "-e/a").until(40).at(40, "+f/a").until(80).at(90, "-f/a").until(400)
+        .at(401, "+f/a").until(600),
+        ["30 b firing e warning", "30 b resolved e warning", "70 b firing f warning", "401 b firing f warning"],
+    ),
     "a silence keeps it from being told until it ends": (
         {}, ("ops",), lambda w: w.silence('rule="a"', until=100).at(1, "+e/a").at(2, "+f/b").until(200),
         ["2 ops firing f warning", "100 ops firing e warning"],

@@ -24,6 +24,7 @@ from rlhfd_alerts.finding import Severity
 from rlhfd_alerts.grouping import group
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
+from rlhfd_alerts.telling import Outgoing
 from rlhfd_alerts.testing import example_finding
 
 COMMIT_AND_DIE = """
@@ -32,6 +33,7 @@ from pathlib import Path
 from rlhfd_alerts.grouping import group
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
+from rlhfd_alerts.telling import Outgoing
 from rlhfd_alerts.testing import example_finding
 outbox = Outbox.open(Path(sys.argv[1]))
 transition = Lifecycle().observe(example_finding(), 5)
@@ -88,6 +90,23 @@ def test_committing_the_same_decision_again_adds_nothing(outbox: Outbox) -> None
     put(outbox, fired())
     assert outbox.counts() == {("hook", "delivered"): 1}
     assert outbox.due("hook", 1e6, 10) == []
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_an_end_that_is_told_only_if_the_start_is_owed_still(outbox: Outbox, reached: bool) -> None:
+    lifecycle = Lifecycle()
+    begun, ended = (lifecycle.observe(example_finding(active=active), 1) for active in (True, False))
+    assert begun is not None
+    assert ended is not None
+    put(outbox, begun, targets=("hook", "pager"))
+    if reached:
+        outbox.mark_delivered(outbox.due("hook", 100.0, 1), 100.0)
+    told = [Outgoing("hook", one, only_if_owed=True) for one in group([ended])]
+    outbox.tell([ended], told, 2, 100.0)
+    states = [(row[0], row[1]) for row in outbox._db.execute("SELECT target, state FROM outbox ORDER BY seq")]
+    assert states[2:] == [("hook", "pending")] * (not reached)
+    outbox.tell([ended], told, 2, 100.0)
+    assert sum(outbox.counts().values()) == 2 + (not reached), "and once"
 
 
 def test_progress_starts_at_minus_one_and_never_moves_back(outbox: Outbox) -> None:

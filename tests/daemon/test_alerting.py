@@ -18,10 +18,15 @@ from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.matchers import parse_matchers
 from rlhfd_alerts.outbox import Outbox
 from rlhfd_alerts.outbox_admin import listed
+from rlhfd_alerts.receivers.alertmanager import AlertmanagerSettings
+from rlhfd_alerts.receivers.slack import SlackSettings
 from rlhfd_alerts.silences import Silence
+from rlhfd_alerts.target import TargetSettings
 from rlhfd_alerts.testing import example_finding
-from rlhfd_daemon.alerting import Alerting
+from rlhfd_daemon.alerting import Alerting, dispatcher_for
+from rlhfd_daemon.config import Config
 from rlhfd_daemon.control_alerts import Desk, OutboxRequest
+from rlhfd_daemon.runs import Runs
 
 
 @pytest.fixture
@@ -143,3 +148,15 @@ def test_other_routes_take_up_what_was_told(outbox: Outbox) -> None:
     one.tick(201.0, 5)
     told = outbox._db.execute("SELECT target FROM outbox ORDER BY seq").fetchall()
     assert told == [("ops",), ("new",)]
+
+
+def test_an_alertmanager_is_told_what_is_over_whatever_its_target_says() -> None:
+    """It would be repeated for ever otherwise."""
+    targets: dict[str, TargetSettings] = {
+        "am": AlertmanagerSettings(url="http://x", send_resolved=False),
+        "chat": SlackSettings(send_resolved=False),
+    }
+    dispatcher = dispatcher_for(Config(targets=targets), Runs())
+    for active in (True, False):
+        told = dispatcher.observe([fired(5, active=active)], 100.0)
+    assert [(one.target, one.only_if_owed) for one in told] == [("am", False), ("chat", True)]
