@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from rlhfd_alerts.testing import SECRET
+from rlhfd_daemon.errors import ControlError
 from rlhfd_emitter import Emitter
 from services import Server
 from support import DaemonProcess, wait_for
@@ -26,6 +28,13 @@ def broken(daemon: DaemonProcess, run: str) -> Emitter:
     emitter = Emitter(run, role="trainer", boot="boot-1", endpoint=daemon.endpoint)
     emitter.emit(1, {"train/loss": math.nan})
     return emitter
+
+
+def firing(daemon: DaemonProcess) -> int:
+    """How many alerts fire; a daemon that is busy with a flood answers the next time."""
+    with contextlib.suppress(ControlError):
+        return len(daemon.status()["alerts"])
+    return 0
 
 
 def told(server: Server, rule: str = "non_finite") -> dict[str, set[str]]:
@@ -90,7 +99,7 @@ def test_promise_D17_ten_thousand_findings_at_once_are_few_messages_in_bounded_m
     ]
     for emitter in emitters:
         emitter.emit(1, {f"metric/{number}": math.nan for number in range(200)})
-    wait_for(lambda: len(daemon.status()["alerts"]) >= 10_000, 120)
+    wait_for(lambda: firing(daemon) >= 10_000, 120)
     emitters.append(broken(daemon, "another"))
     wait_for(lambda: "another" in told(one), 120)
     grown = process.memory_info().rss - before
