@@ -20,7 +20,16 @@ from rlhfd_daemon.rewards.correlation import pearson, spearman
 from rlhfd_daemon.rewards.groups import grouped
 from rlhfd_daemon.rewards.special import f_sf
 
-__all__ = ["Consistency", "Normalisation", "Stability", "StepMean", "consistency", "normalisation", "stability", "step_mean"]
+__all__ = [
+    "Consistency",
+    "Normalisation",
+    "Stability",
+    "StepMean",
+    "consistency",
+    "normalisation",
+    "stability",
+    "step_mean",
+]
 
 _SAME = 1e-6
 
@@ -43,7 +52,35 @@ class Stability:
     p_value: float
 
     @property
-    def step_mean(groups: Iterable[Sequence[float]]) -> StepMean | None:
+    def stability(self) -> float:
+        """1 stable, towards 0 the more the reward jumps."""
+        return min(1.0, 1 / self.excess) if self.excess > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """Of ``repeated`` answers that were scored more than once: how many got different scores, the largest difference,
+    and the ``consistency`` (``None`` if the rewards have no variance at all)."""
+
+    repeated: int
+    differing: int
+    largest: float
+    consistency: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """What normalisation did: reward = ``slope`` * raw + intercept, up to ``residual_ratio`` of the variance.
+    ``order`` is the rank correlation: below 1, normalisation (or clipping) has reordered or tied rewards."""
+
+    slope: float
+    residual_ratio: float
+    order: float
+    slope_low: float
+    slope_high: float
+
+
+def step_mean(groups: Iterable[Sequence[float]]) -> StepMean | None:
     """Of a step's prompts' groups of finite rewards (a single sample is a group of one). Means of groups are the units,
     since the answers to one prompt are alike. ``None`` with fewer than two groups."""
     units = [fmean(one) for one in groups if one]
