@@ -119,7 +119,7 @@ class World:
         for one in told:
             assert one.notification.episode is not None
             about = (one.target, one.notification.episode.id)
-            if one.only_if_owed and about not in owed:
+            if one.owed is not None and one.owed is not (about in owed):
                 continue
             owed.add(about)
             self.sent.append((self.now, one))

@@ -68,7 +68,8 @@ class Flush:
         if not self._has_room(group, frozenset(), now):
             return []
         group.repeats += 1
-        return self._say(group, again, AlertState.FIRING, now, {})
+        # What has not been delivered yet says the same: an outage must not end with a pile of repeats.
+        return [replace(one, owed=False) for one in self._say(group, again, AlertState.FIRING, now, {})]
 
     def storm_timer(self, key: tuple[str, str]) -> _Act:
         """Tell of a storm: that it is on, how far it has gone, that it is over."""
@@ -78,7 +79,8 @@ class Flush:
             self._ledger.touch("storm", *key)
             state = AlertState.RESOLVED if storm.is_over(moment) else AlertState.FIRING
             episode = storm.summary(state, moment)
-            return [Outgoing(key[0], tell(episode, state, moment, 0, storm.number), self._is_quiet(key[0], state))]
+            owed = True if self._is_quiet(key[0], state) else None
+            return [Outgoing(key[0], tell(episode, state, moment, 0, storm.number), owed)]
 
         return act
 
@@ -146,7 +148,7 @@ class Flush:
         transitions = [t for one in changed for t in causes.get(one.id, ()) if t.state is state]
         notification = self._notification(group, about, state, now, transitions)
         if self._is_quiet(group.target, state):
-            return [Outgoing(group.target, notification, only_if_owed=True)]
+            return [Outgoing(group.target, notification, owed=True)]
         group.told_at = now
         if self._limits.max_messages > 0:
             self._ledger.storm(group.target, group.run).note_sent(rules, now)

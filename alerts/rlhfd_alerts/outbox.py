@@ -33,10 +33,9 @@ FROM outbox AS head WHERE target = :target AND state = 'pending' AND NOT EXISTS 
     WHERE older.target = head.target AND older.lane = head.lane AND older.state = 'pending' AND older.seq < head.seq
 )
 """
-_ADD = "INSERT OR IGNORE INTO outbox (target, id, lane, body, created_at, next_at) VALUES (?, ?, ?, ?, ?, ?)"
-_ADD_IF_OWED = """
+_ADD = """
 INSERT OR IGNORE INTO outbox (target, id, lane, body, created_at, next_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6
-WHERE EXISTS (SELECT 1 FROM outbox WHERE target = ?1 AND lane = ?3 AND state = 'pending')
+WHERE ?7 IS NULL OR ?7 = EXISTS (SELECT 1 FROM outbox WHERE target = ?1 AND lane = ?3 AND state = 'pending')
 """
 _DELIVERED = "UPDATE outbox SET state = 'delivered', delivered_at = ? WHERE id = ? AND target = ?"
 _FAILED = "UPDATE outbox SET attempts = attempts + 1, next_at = ?, last_error = ? WHERE id = ? AND target = ?"
@@ -123,7 +122,7 @@ class Outbox:
                 if one.notification != before:
                     before = one.notification
                     message = (before.id, _lane(before), canonical_json(body(before)), now, now)
-                db.execute(_ADD_IF_OWED if one.only_if_owed else _ADD, (one.target, *message))
+                db.execute(_ADD, (one.target, *message, one.owed))
             _store_rows(db, rows or {})
             _advance(db, decided_through)
             _prune(db)

@@ -18,11 +18,12 @@ _SHOWN = 24
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message for one target. ``only_if_owed``: only if an earlier one about the same is still to be delivered."""
+    """One message for one target. ``owed``: only if an earlier one about the same is (or is not) still to be
+    delivered."""
 
     target: str
     notification: Notification
-    only_if_owed: bool = False
+    owed: bool | None = None
 
 
 def group_id(route: str, target: str, labels: Sequence[tuple[str, str]]) -> str:
