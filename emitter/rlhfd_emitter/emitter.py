@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from rlhfd_emitter.endpoint import MAX_IPC_PATH_BYTES, default_endpoint, ipc_path
 from rlhfd_emitter.log import warn
+from rlhfd_emitter.requests import ALLOW_VARIABLE, Requests, allowed_in
 from rlhfd_emitter.ring import DEFAULT_CAPACITY_BYTES, Entry, Ring
 
 MAX_NAME = 128
@@ -46,6 +47,7 @@ class Emitter:
     ) -> None:
         self.off_reason: str | None = None
         self._ring = Ring()
+        self.requests = Requests((), lambda: None)
         self._closed = False
         try:
             self.run = _name("run", run or os.environ.get("RLHFD_RUN") or "default")
@@ -75,7 +77,8 @@ class Emitter:
         self._frame = frame
         self._encoder = frame.FrameEncoder(**identity, stream=self.stream, pid=os.getpid())  # type: ignore[arg-type]
         ping = frame.FrameEncoder(**identity, stream=self.stream, pid=os.getpid())  # type: ignore[arg-type]
-        self._sender = sender.Sender(ring, self.endpoint, lambda: ping.encode(_ping(ring)))
+        self.requests = Requests(allowed_in(os.environ.get(ALLOW_VARIABLE, "")), weakref.WeakMethod(self.event))
+        self._sender = sender.Sender(ring, self.endpoint, lambda: ping.encode(_ping(ring)), self.requests.take)
         self._started = False
         self._start = threading.Lock()
         weakref.finalize(self, self._sender.stop).atexit = False

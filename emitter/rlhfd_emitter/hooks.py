@@ -11,7 +11,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from rlhfd_emitter import import_hook, vllm_wrappers, wrappers
+from rlhfd_emitter import actions, import_hook, vllm_wrappers, wrappers
 from rlhfd_emitter.hook import attach, unbound
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import engine, experience, generation, position, progress, rewards, training
@@ -62,23 +62,27 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "ValueLoss.forward": before(training.value_loss),
     },
     f"{_TRAINER}.ppo_trainer": {
-        "BasePPOTrainer.__init__": before(wrappers.trainer_start),
+        "BasePPOTrainer.__init__": together(before(wrappers.trainer_start), before(actions.trainer_ready)),
         "BasePPOTrainer.ppo_train": phase("ppo_train"),
         "BasePPOTrainer.init_checkpoint_states": after(progress.resumed),
         "BasePPOTrainer.broadcast_to_vllm": together(progress.broadcast, phase("broadcast")),
         "BasePPOTrainer._broadcast_to_vllm": together(progress.broadcast, phase("broadcast")),
         "BasePPOTrainer.evaluate": phase("eval"),
-        "BasePPOTrainer.save_logs_and_checkpoints": before(wrappers.step_logs),
+        "BasePPOTrainer.save_logs_and_checkpoints": together(before(wrappers.step_logs), actions.step_end),
         "compute_eval_metrics": phase("eval_metrics", wrappers.eval_logs),
     },
     f"{_TRAINER}.ppo_utils.samples_generator": {
         "SamplesGenerator.__init__": before(wrappers.generator_start),
-        "SamplesGenerator.generate_samples": together(generation.generate_samples, phase("generation")),
+        "SamplesGenerator.generate_samples": together(
+            actions.generate_samples, generation.generate_samples, phase("generation")
+        ),
         "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
     },
     f"{_TRAINER}.ppo_utils.experience_maker": {
         "SamplesGenerator.__init__": before(wrappers.generator_start),
-        "SamplesGenerator.generate_samples": together(generation.generate_samples, phase("generation")),
+        "SamplesGenerator.generate_samples": together(
+            actions.generate_samples, generation.generate_samples, phase("generation")
+        ),
         "SamplesGenerator.generate_eval_samples": phase("eval_generation"),
         "RemoteExperienceMaker.make_experience_batch": together(experience.make_experience, phase("make_experience")),
         "RemoteExperienceMaker.make_experience_list": together(experience.make_experience, phase("make_experience")),

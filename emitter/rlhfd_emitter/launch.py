@@ -12,6 +12,7 @@ import uuid
 from collections.abc import MutableMapping, Sequence
 
 from rlhfd_emitter.emitter import MAX_NAME
+from rlhfd_emitter.requests import ACTIONS, ALLOW_VARIABLE, allowed_in
 
 NOT_EXECUTABLE, NOT_FOUND, USAGE = 126, 127, 2
 _NAME = re.compile(r"[\w.:@/+-]+")
@@ -22,11 +23,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="rlhfd run",
         description="Run an OpenRLHF command under observation. The command's code and its exit code stay its own.",
-        usage="rlhfd run [--run NAME] [--endpoint URL] -- COMMAND [ARGUMENT ...]",
+        usage="rlhfd run [--run NAME] [--endpoint URL] [--allow ACTIONS] -- COMMAND [ARGUMENT ...]",
     )
     parser.add_argument("--run", metavar="NAME", help="the run's name (default: trainer, date and time)")
     parser.add_argument(
         "--endpoint", metavar="URL", help="the daemon's endpoint (default: RLHFD_ENDPOINT or the socket)"
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="ACTIONS",
+        help=f"what the daemon may ask of the run, by default nothing: {', '.join(ACTIONS)} (docs/actions.md)",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -38,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     run = options.run or os.environ.get("RLHFD_RUN") or default_run_name(command, time.localtime())
     if not _NAME.fullmatch(run) or len(run.encode()) > MAX_NAME:
         parser.error(f"--run: {run!r} must be at most {MAX_NAME} letters, digits or . _ : @ / + -")
-    set_environment(os.environ, run, options.endpoint)
+    if options.allow and allowed_in(options.allow) != {part.strip() for part in options.allow.split(",")}:
+        parser.error(f"--allow: {options.allow!r} must be one or more of {', '.join(ACTIONS)}, separated by commas")
+    set_environment(os.environ, run, options.endpoint, options.allow)
     sys.stderr.write(f"rlhfd: observing run {run}\n")
     sys.stderr.flush()
     # Python ignores these two, and what is ignored stays so in the command.
@@ -60,9 +68,13 @@ def default_run_name(command: Sequence[str], now: time.struct_time) -> str:
     return f"{match.group(1) if match else 'run'}-{time.strftime('%Y%m%d-%H%M%S', now)}"
 
 
-def set_environment(environ: MutableMapping[str, str], run: str, endpoint: str | None) -> None:
+def set_environment(
+    environ: MutableMapping[str, str], run: str, endpoint: str | None, allow: str | None = None
+) -> None:
     """What the processes of the run inherit; ``RLHFD_BOOT`` tells two launches of one name apart."""
     environ["RLHFD_RUN"] = run
     environ["RLHFD_BOOT"] = uuid.uuid4().hex
     if endpoint:
         environ["RLHFD_ENDPOINT"] = endpoint
+    if allow:
+        environ[ALLOW_VARIABLE] = allow

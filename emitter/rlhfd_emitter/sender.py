@@ -36,9 +36,12 @@ class Sender:
     """Moves frames from one :class:`Ring` to the daemon until :meth:`stop`. Holds no reference to the Emitter,
     so that a forgotten Emitter can be collected."""
 
-    def __init__(self, ring: Ring, endpoint: str, ping: Callable[[], bytes]) -> None:
+    def __init__(
+        self, ring: Ring, endpoint: str, ping: Callable[[], bytes], asked: Callable[[object], None] | None = None
+    ) -> None:
         self.ring = ring
         self.endpoint = endpoint
+        self._asked = asked
         self.muted = False
         self._ping = ping
         self._deadline: float | None = None
@@ -157,6 +160,8 @@ class Sender:
         self._answered = True
         if isinstance(mute, bool):
             self.muted = mute
+        if self._asked is not None and "requests" in fields:
+            self._asked(fields["requests"])
         if fields.get("refused"):
             warn("refused", "rlhfd: the daemon refused a frame: %s", str(fields["refused"])[:200])
         if isinstance(ack, int) and self.ring.acknowledge(ack):
