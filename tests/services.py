@@ -13,18 +13,22 @@ from rlhfd_alerts.testing import ReceivedRequest, Reply, WebhookServer
 class Server:
     """A service on loopback, in a thread of its own."""
 
-    def __init__(self, *replies: Reply) -> None:
+    def __init__(self, *replies: Reply, port: int = 0) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._serve(replies), self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(self._serve(replies, port), self._loop).result(10)
 
-    async def _serve(self, replies: tuple[Reply, ...]) -> WebhookServer:
-        return await WebhookServer(*replies).__aenter__()
+    async def _serve(self, replies: tuple[Reply, ...], port: int) -> WebhookServer:
+        return await WebhookServer(*replies, port=port).__aenter__()
 
     @property
     def requests(self) -> list[ReceivedRequest]:
         return self._server.requests
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     @property
     def url(self) -> str:

@@ -15,8 +15,8 @@ from support import DaemonProcess
 def serve() -> Iterator[Callable[..., Server]]:
     made: list[Server] = []
 
-    def start(*replies: Reply) -> Server:
-        made.append(Server(*replies))
+    def start(*replies: Reply, port: int = 0) -> Server:
+        made.append(Server(*replies, port=port))
         return made[-1]
 
     yield start

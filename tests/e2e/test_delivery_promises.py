@@ -85,6 +85,50 @@ def test_promise_D1_what_was_recorded_and_not_yet_decided_at_a_kill_is_told_afte
     daemon.stop()
 
 
+def is_over(daemon: DaemonProcess, emitter: Emitter, first: int) -> None:
+    """Emit what is right again, until the daemon believes it."""
+    for step in range(first, first + 10):
+        emitter.emit(step, {"train/loss": 1.0})
+    wait_for(lambda: not daemon.status()["episodes"])
+
+
+def test_promise_D5_what_fires_and_ends_during_an_outage_is_told_with_both_times(
+    short_dir: Path, serve: Callable[..., Server]
+) -> None:
+    """Also to a target that wants no ends, and over a kill; once it has heard that something fires, no more."""
+    down = {name: Server() for name in ("hook", "quiet", "chat")}
+    config = down["hook"].target("hook", "webhook", SIGNED) + down["chat"].target("chat", "slack")
+    config += down["quiet"].target("quiet", "webhook", SIGNED, "send_resolved = false")
+    for one in down.values():
+        one.close()
+    daemon = DaemonProcess(short_dir, config, SECRET_ENV).start()
+    emitter = broken(daemon, "ppo")
+    wait_for(lambda: daemon.status()["episodes"])
+    is_over(daemon, emitter, 2)
+    wait_for(lambda: {one.get("pending") for one in daemon.status()["targets"].values()} == {2})
+    daemon.kill()
+    daemon.start()
+    up = {name: serve(port=one.port) for name, one in down.items()}
+    wait_for(lambda: all(len(one.requests) >= 2 for one in up.values()), 60)
+    for name in ("hook", "quiet"):
+        firing, resolved = up[name].bodies()
+        assert (firing["type"], resolved["type"]) == ("alert.firing", "alert.resolved")
+        begun, ended = firing["data"]["episode"], resolved["data"]["episode"]
+        assert (begun["id"], begun["opened_at"], begun["ended_at"]) == (ended["id"], ended["opened_at"], None)
+        assert ended["opened_at"] < ended["ended_at"]
+    headings = [body["blocks"][0]["text"]["text"] for body in up["chat"].bodies()]
+    assert ["CRITICAL" in headings[0], "RESOLVED" in headings[1]] == [True, True]
+
+    wait_for(lambda: {one.get("delivered") for one in daemon.status()["targets"].values()} == {2})
+    emitter.emit(20, {"train/loss": math.nan})
+    wait_for(lambda: {one.get("delivered") for one in daemon.status()["targets"].values()} == {3})
+    is_over(daemon, emitter, 21)
+    wait_for(lambda: len(up["hook"].requests) == 4)
+    emitter.close()
+    daemon.stop()
+    assert [body["type"] for body in up["quiet"].bodies()] == ["alert.firing", "alert.resolved", "alert.firing"]
+
+
 def test_promise_D17_ten_thousand_findings_at_once_are_few_messages_in_bounded_memory(
     short_dir: Path, serve: Callable[..., Server]
 ) -> None:
