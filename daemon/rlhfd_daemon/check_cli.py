@@ -16,7 +16,7 @@ from rlhfd_daemon.errors import DaemonError, TraceError
 if TYPE_CHECKING:
     from rlhfd_daemon.traces import Damaged
 
-__all__ = ["CheckCommand", "check_command"]
+__all__ = ["CheckCommand", "check_command", "shown"]
 
 BAD_INPUT = 3
 MAX_DAMAGES_SHOWN = 5
@@ -58,7 +58,7 @@ def check_command(
 
     with one_line_errors():
         try:
-            code = _checked(path, read_config(config)[0].analyzers, json, _shown(strict), trends, unchecked)
+            code = _checked(path, read_config(config)[0].analyzers, json, shown(strict), trends, unchecked)
         except DaemonError as error:
             raise TraceError(str(error)) from error
         raise typer.Exit(code)
@@ -95,7 +95,7 @@ def _echo(one: Mapping[str, object]) -> None:
     typer.echo(jsonlib.dumps(one, ensure_ascii=False, allow_nan=False))
 
 
-def _shown(strict: bool) -> Callable[[Damaged], None]:
+def shown(strict: bool) -> Callable[[Damaged], None]:
     """What to do with damage: the first places are named on stderr, or the first one is the end."""
     count = 0
 

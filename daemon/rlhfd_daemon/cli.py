@@ -17,7 +17,7 @@ from rich.text import Text
 
 import rlhfd_daemon
 from rlhfd_alerts.errors import AlertsError
-from rlhfd_daemon import alerts_cli, check_cli, gpu_cli, metrics_cli, notify_cli, rules_cli, runs_cli
+from rlhfd_daemon import alerts_cli, check_cli, gpu_cli, metrics_cli, notify_cli, reward_cli, rules_cli, runs_cli
 from rlhfd_daemon.config import Config, load
 from rlhfd_daemon.errors import DaemonError
 
@@ -41,6 +41,7 @@ app.add_typer(alerts_cli.outbox, name="outbox")
 app.add_typer(alerts_cli.route, name="route")
 app.add_typer(gpu_cli.app, name="gpu")
 app.add_typer(notify_cli.app, name="notify")
+app.add_typer(reward_cli.app, name="reward")
 app.add_typer(rules_cli.app, name="rules")
 app.command("check", cls=check_cli.CheckCommand)(check_cli.check_command)
 app.command("metrics")(metrics_cli.show)

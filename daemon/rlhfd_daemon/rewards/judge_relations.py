@@ -13,7 +13,7 @@ from rlhfd_daemon.rewards.correlation import Correlation, within
 from rlhfd_daemon.rewards.groups import Groups, grouped, groups_of
 from rlhfd_daemon.rewards.issues import Issue
 from rlhfd_daemon.rewards.sample import Sample
-from rlhfd_daemon.rewards.special import NORMAL_95, NORMAL_999
+from rlhfd_daemon.rewards.special import NORMAL_95, NORMAL_999, least_share
 from rlhfd_daemon.rewards.window import Settings, Window, group_of, strata_of
 
 __all__ = ["RELATED", "fit_of", "groups_in", "judge_relations", "related"]
@@ -45,7 +45,7 @@ def judge_relations(window: Window, reference: Window | None, settings: Settings
     if fit is not None and fit.fault is not None:
         kind, severity = _TEXTS[fit.fault]
         yield window.placed(partial(Issue, kind, severity, _advantage_text(fit), fit.r, fit.needed))
-    yield from _dead(window)
+    yield from _dead(window, reference)
     if reference is not None:
         yield from _labels(window, reference)
 
@@ -85,9 +85,10 @@ def groups_in(window: Window, best: float | None = None, worst: float | None = N
     return groups_of(by_group.values(), best, worst)
 
 
-def _dead(window: Window) -> Iterator[Issue]:
-    found = groups_in(window)
-    if found.count < _LEAST_GROUPS or found.dead_ratio <= _DEAD:
+def _dead(window: Window, reference: Window | None) -> Iterator[Issue]:
+    seen = [*window.rewards, *(() if reference is None else reference.rewards)]
+    found = groups_in(window, max(seen, default=None), min(seen, default=None))
+    if found.count < _LEAST_GROUPS or least_share(found.dead, found.count) <= _DEAD:
         return
     severity = Severity.CRITICAL if found.dead_ratio > _ALMOST_ALL else Severity.WARNING
     text = (

@@ -27,7 +27,7 @@ LEAST = 32  # samples
 _SATURATED = 0.05
 _LATE = 0.01
 _BAD = 0.01
-_OUTLYING = 0.01
+_OUTLYING, _OTHERS = 0.01, 0.1
 _SHIFT = 0.35
 _SPREAD_AT_ONCE, _SPREAD = 2.0, 5.0
 
@@ -78,7 +78,9 @@ def judge_levels(window: Window, settings: Settings) -> Iterator[Issue]:
                 text = f"{ratio:.1%} of the rewards are at {where}, {at:g}"
                 yield window.placed(partial(Issue, "saturated", Severity.WARNING, text, ratio, _SATURATED))
     far = outliers(rewards, FAR)
-    if far is not None and far.value is not None and (far.deviations >= VERY_FAR or far.ratio > _OUTLYING):
+    # More than a tenth are no outliers, but a second kind of answers.
+    few = far is not None and far.ratio <= _OTHERS
+    if far is not None and few and (far.deviations >= VERY_FAR or far.ratio > _OUTLYING):
         text = (
             f"a reward of {far.value:.4g} is {far.deviations:.0f} robust deviations away; {far.ratio:.1%} are far out"
         )
@@ -90,8 +92,7 @@ def judge_changes(window: Window, reference: Window, previous: Window) -> Iterat
     now, first, before = window.rewards, reference.rewards, previous.rewards
     if min(len(now), len(first), len(before)) < LEAST:
         return
-    # A value that a verifier has had in either window is no news.
-    for one in new_repeats(first, now) if not (window.graded and reference.graded) else ():
+    for one in new_repeats(first, now):
         text = f"{one.ratio:.1%} of the rewards are exactly {one.value:g}, before {one.before_ratio:.1%}"
         yield window.placed(partial(Issue, "repeated_value", Severity.WARNING, text, one.ratio, 0.05))
     yield from _out_of_range(window, reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import erfc, exp, fabs, isfinite, lgamma, log, log1p, pi, sqrt
 
-__all__ = ["NORMAL_95", "NORMAL_999", "chi2_sf", "f_sf", "kolmogorov_sf", "normal_two_sided"]
+__all__ = ["NORMAL_95", "NORMAL_999", "chi2_sf", "f_sf", "kolmogorov_sf", "least_share", "normal_two_sided"]
 
 NORMAL_95 = 1.959963984540054
 NORMAL_999 = 3.290526731491926
@@ -16,6 +16,15 @@ _MAX_TERMS = 10_000
 def normal_two_sided(z: float) -> float:
     """P(|Z| >= |z|) of a standard normal Z."""
     return erfc(fabs(z) / sqrt(2))
+
+
+def least_share(part: int, whole: int, z: float = NORMAL_95) -> float:
+    """The lower end of Wilson's interval (1927) for the share that ``part`` of ``whole`` are an estimate of."""
+    if whole == 0:
+        return 0.0
+    share, square = part / whole, z * z / whole
+    half = z * sqrt(share * (1 - share) / whole + square / whole / 4)
+    return max(0.0, (share + square / 2 - half) / (1 + square))
 
 
 def kolmogorov_sf(x: float) -> float:

@@ -66,7 +66,7 @@ class Outliers:
     """Rewards that are ``far`` robust deviations and more from the median, and the farthest of them."""
 
     ratio: float
-    value: float | None
+    value: float
     deviations: float
 
 
@@ -138,15 +138,16 @@ def outliers(values: Sequence[float], far: float = FAR) -> Outliers | None:
 def new_repeats(reference: Sequence[float], current: Sequence[float], least_ratio: float = 0.05) -> list[Repeated]:
     """Values that many samples share now and did not before: a constant for errors, a cache, a default.
 
-    What a verifier's ties explain is in the reference, too, and what a coarse number format explains, its neighbours
-    have as well: a value counts that at least ``least_ratio`` have, more than in the reference beyond chance (1e-6),
-    at least four times as often as there, and four times as often as the ten distinct values round it in the mean.
+    A value counts that at least ``least_ratio`` have, more than in the reference beyond chance (1e-6), and at least
+    four times as often as there: so the ties of a verifier count for nothing. What a coarse number format explains, its
+    neighbours have as well: of continuous rewards it must be four times as often as the ten distinct values round it
+    in the mean. Of graded ones it must be new, and below the best level so far: a better best is learning.
     """
     if not reference or not current:
         return []
     before, now = Counter(reference), Counter(current)
     n, m = len(reference), len(current)
-    levels = sorted(now)
+    levels, graded, best = sorted(now), is_graded(reference), max(reference)
     found = []
     for value, count in now.most_common(len(levels)):
         ratio, old = count / m, before[value] / n
@@ -155,7 +156,8 @@ def new_repeats(reference: Sequence[float], current: Sequence[float], least_rati
         common = (count + before[value]) / (n + m)
         error = (common * (1 - common) * (1 / n + 1 / m)) ** 0.5
         sure = error > 0 and ratio > old and normal_two_sided((ratio - old) / error) < _CHANCE
-        if sure and ratio >= 4 * old and count >= 4 * _round(value, levels, now):
+        alone = value < best and not old if graded else count >= 4 * _round(value, levels, now)
+        if sure and ratio >= 4 * old and alone:
             found.append(Repeated(value, ratio, old))
     return found
 

@@ -56,7 +56,10 @@ class Window:
 
     def having(self, *names: str) -> list[Sample]:
         """The samples with a finite reward that have finite numbers in all these fields."""
-        return [one for one in self.samples if all(_is_finite(getattr(one, name)) for name in ("reward", *names))]
+        found = [one for one in self.samples if _is_finite(one.reward)]
+        for name in names:
+            found = [one for one in found if _is_finite(getattr(one, name))]
+        return found
 
     @cached_property
     def whole_groups(self) -> list[Sample]:
