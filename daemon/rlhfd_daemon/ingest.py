@@ -47,11 +47,14 @@ class Answer(NamedTuple):
     ack: int
     mute: bool
     refused: str | None = None
+    requests: tuple[dict[str, str], ...] = ()
 
     def encode(self) -> bytes:
         fields: dict[str, object] = {"v": VERSION, "stream": self.stream, "ack": self.ack, "mute": self.mute}
         if self.refused is not None:
             fields["refused"] = self.refused
+        if self.requests:
+            fields["requests"] = self.requests
         return msgspec.msgpack.encode(fields)
 
 
