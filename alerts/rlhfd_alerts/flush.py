@@ -24,6 +24,7 @@ class Unsaid(Enum):
 
     OPENED = "opened"
     RAISED = "raised"
+    ACTED = "acted"  # something was done about it
     PASSED = "passed"  # it opened, and is over already
     OVER = "over"
 
@@ -94,7 +95,7 @@ class Flush:
         told: list[Outgoing] = []
         for one in begun:
             place = self._place(group, one)
-            place.told, place.opening = one.episode.severity, one.episode.opening
+            place.told, place.opening, place.acted = one.episode.severity, one.episode.opening, one.acted
             self._ledger.touch("place", group.target, one.id)
             if not has_room:
                 self._ledger.storm(group.target, group.run).hold_back(one.episode, now)

@@ -190,6 +190,8 @@ class Dispatcher:
             found = Unsaid.OVER
         elif place.told is not None:
             found = Unsaid.RAISED if subject.is_open and episode.severity.rank > place.told.rank else None
+            if found is None and subject.is_open and subject.acted > place.acted:
+                found = Unsaid.ACTED
         elif place.routed != episode.opening or place.opening >= episode.opening or episode.severity is Severity.INFO:
             found = None
         else:

@@ -15,12 +15,14 @@ __all__ = ["Group", "Place", "group_from_json", "group_to_json", "place_from_jso
 @dataclass
 class Place:
     """One episode at one target. ``told``: with which severity the target knows that it fires, ``None`` if it does not;
-    ``opening``: the last of its openings that is settled; ``routed``: the last one that leads to this target."""
+    ``opening``: the last of its openings that is settled; ``routed``: the last one that leads to this target;
+    ``acted``: of so many alerts about actions it was told."""
 
     group: str
     told: Severity | None = None
     opening: int = 0
     routed: int = 0
+    acted: int = 0
 
 
 @dataclass
@@ -80,13 +82,13 @@ def group_from_json(id_: str, text: str, routes: dict[str, Route]) -> Group | No
 def place_to_json(place: Place) -> str:
     """Return ``place`` as it is stored."""
     told = None if place.told is None else place.told.value
-    return json.dumps([place.group, told, place.opening, place.routed])
+    return json.dumps([place.group, told, place.opening, place.routed, place.acted])
 
 
 def place_from_json(text: str) -> Place:
     """Return the place that :func:`place_to_json` wrote. Raises ``ValueError`` if it did not write this."""
     try:
-        group, told, opening, routed = json.loads(text)
+        group, told, opening, routed, *acted = json.loads(text)
     except TypeError as error:
         raise ValueError(f"not a place: {error}") from error
-    return Place(group, None if told is None else Severity(told), opening, routed)
+    return Place(group, None if told is None else Severity(told), opening, routed, *acted)

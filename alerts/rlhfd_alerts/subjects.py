@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _SHOWN = 24
+_ACTION = "action"  # the family of alerts that tell what was done about an episode
 _KEPT = (
     "id", "opening", "opened_step", "opened_time", "ended_step", "ended_time", "more", "firing", "confidence",
 )  # fmt: skip
@@ -45,7 +46,8 @@ class Firing:
 
 @dataclass
 class Subject:
-    """``held_until``: until when its end has to hold before it is believed (see :mod:`rlhfd_alerts.flapping`)."""
+    """``held_until``: until when its end has to hold before it is believed (see :mod:`rlhfd_alerts.flapping`);
+    ``acted``: how many alerts have told of actions."""
 
     episode: Episode
     record_id: int
@@ -54,6 +56,7 @@ class Subject:
     held_until: float | None = None
     firing: dict[str, Firing] = field(default_factory=dict)
     host: str = ""
+    acted: int = 0
 
     @property
     def id(self) -> str:
@@ -112,6 +115,7 @@ class Subject:
             self.firing.pop(one.alert.fingerprint, None)
             if one.state is AlertState.FIRING:
                 self.put(one.alert)
+                self.acted += one.alert.finding.family == _ACTION
         is_new = not was_open and (self.is_open or episode.opening > opening)
         if is_new and episode.severity is not Severity.INFO:
             self.openings = [*recent_openings(self.openings, now, damp.window_seconds), now]
@@ -169,6 +173,7 @@ def subject_to_json(subject: Subject) -> str:
         "seen_at": subject.seen_at,
         "openings": subject.openings,
         "held_until": subject.held_until,
+        "acted": subject.acted,
     }
     return json.dumps(kept, separators=(",", ":"))
 

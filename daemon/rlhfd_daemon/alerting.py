@@ -15,6 +15,7 @@ from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
 from rlhfd_alerts.receivers.alertmanager import AlertmanagerSettings
 from rlhfd_alerts.telling import Outgoing
+from rlhfd_daemon.actions.decide import Decisions
 from rlhfd_daemon.config import Config
 from rlhfd_daemon.config_alerts import dispatcher_of
 from rlhfd_daemon.runs import Runs
@@ -34,7 +35,13 @@ class Alerting:
     """
 
     def __init__(
-        self, outbox: Outbox, lifecycle: Lifecycle, dispatcher: Dispatcher, *, decided: Callable[[], None]
+        self,
+        outbox: Outbox,
+        lifecycle: Lifecycle,
+        dispatcher: Dispatcher,
+        *,
+        decided: Callable[[], None],
+        actions: Decisions | None = None,
     ) -> None:
         self.notifications = 0  # news of episodes, whoever is told
         self.dropped = 0  # messages that were neither stored nor kept, while the disk was full
@@ -43,6 +50,7 @@ class Alerting:
         self._is_dropping = False
         self._lifecycle = lifecycle
         self._decided = decided
+        self._actions = actions or Decisions()
         self._transitions: list[Transition] = []
         self._outgoing: list[Outgoing] = []
         self._rows: dict[str, str | None] = {}
@@ -51,6 +59,7 @@ class Alerting:
     def restore(self, now: float) -> None:
         """Take up what was stored; ``now`` is unix seconds."""
         self.dispatcher.restore(self.outbox.alerts(), self.outbox.rows(), now)
+        self._actions.restore(self.outbox.rows())
 
     def replace(self, dispatcher: Dispatcher, now: float) -> None:
         """Go on with another dispatcher, which takes up what this one has stored. Raises :class:`OutboxError`."""
@@ -65,6 +74,8 @@ class Alerting:
             self.notifications += 1
             _say(news)
         self._outgo(self.dispatcher.observe(transitions, now, by_time))
+        silences = self.dispatcher.muting.silences
+        self._actions.observe(transitions, now, lambda labels: bool(silences.silencing(labels, now)))
         self._try(record_id, now)
 
     def tick(self, now: float, record_id: int) -> None:
@@ -78,6 +89,11 @@ class Alerting:
     def pending(self) -> Sequence[tuple[Alert, float]]:
         """What will fire if it lasts, and when."""
         return self._lifecycle.pending
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether all that was decided is on disk."""
+        return not (self._transitions or self._outgoing or self._rows)
 
     def settle(self, now: float) -> None:
         """Store what an operator has changed. Raises :class:`OutboxError`."""
@@ -114,6 +130,7 @@ class Alerting:
     def _collect(self) -> None:
         self._rows.update(self.dispatcher.take_changes())
         self._rows.update(self._lifecycle.take_changes())
+        self._rows.update(self._actions.take_changes())
 
     def _bound(self) -> None:
         """What is kept while the disk is full: of each alert its last state; of messages so many, the gravest."""

@@ -14,6 +14,7 @@ import structlog
 from rlhfd_alerts.errors import OutboxError
 from rlhfd_alerts.lifecycle import Lifecycle
 from rlhfd_alerts.outbox import Outbox
+from rlhfd_daemon.actions.actor import Actions
 from rlhfd_daemon.alerting import Alerting, dispatcher_for
 from rlhfd_daemon.analyzers import build
 from rlhfd_daemon.config import Config, load
@@ -51,6 +52,7 @@ HOUSEKEEPING_SECONDS = 1.0
 LOOK_SECONDS = 0.1  # at the processes
 STOP_SECONDS = 5.0
 LAG_SECONDS = 0.5  # timers wait for frames that were received before them: as in a replay
+RELOADED = ("targets", "links", "alerts", "actions")
 log = structlog.get_logger()
 
 
@@ -89,7 +91,8 @@ class App:
         )
         self.outlets = Outlets(config, self.runs, environ, status=self._status, unhealthy=self._unhealthy)
         lifecycle = Lifecycle(alert_rules(config.alerts))
-        self.pipeline = Pipeline(build(config.analyzers), lifecycle, self.outlets.sinks)
+        self.actions = Actions(config.actions, self.runs, lambda stream: self.ingest.tell(stream))
+        self.pipeline = Pipeline(build(config.analyzers), lifecycle, (*self.outlets.sinks, self.actions))
         self.deaths = Deaths(self.runs)
         self.losses = Losses(self.runs, self.framelog.stats)
         self.stalls = StallWatch(config.phases, self.runs, states)
@@ -140,7 +143,8 @@ class App:
         self.framelog.open(minimum_next_id=self.outbox.decided_through() + 1)
         self.pipeline.restore(self.outbox.alerts(), self.outbox.rows())
         dispatcher = dispatcher_for(self.config, self.runs)
-        self.alerting = Alerting(self.outbox, self.pipeline.lifecycle, dispatcher, decided=self.delivery.notify)
+        told, actions = self.delivery.notify, self.actions.decisions
+        self.alerting = Alerting(self.outbox, self.pipeline.lifecycle, dispatcher, decided=told, actions=actions)
         self.alerting.restore(time.time())
         self.recorder = Recorder(self.framelog, self.runs, self.pipeline, self.alerting)
         caught_up = self.recorder.catch_up(tail(state_dir / "frames", self.config.framelog.warmup_bytes))
@@ -166,6 +170,7 @@ class App:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.deaths.close()
+        self.actions.close()
         await self.delivery.stop(STOP_SECONDS)
         self.framelog.close()
         if hasattr(self, "outbox"):
@@ -185,7 +190,7 @@ class App:
         return self._unhealthy() or ("records are not written" if self.framelog.stats().degraded else None)
 
     def _status(self) -> dict[str, object]:
-        others = self.outlets.status() | {"heartbeat": self.heartbeat.status()}
+        others = self.outlets.status() | {"heartbeat": self.heartbeat.status(), "actions": self.actions.status()}
         return others | status(
             Parts(
                 started_at=self.started_at,
@@ -222,16 +227,14 @@ class App:
             config = load(self._config_path, self._environ)
             await self.delivery.start(config, self.outbox)
             self.alerting.replace(dispatcher_for(config, self.runs), time.time())
+            self.actions.decisions.configure(config.actions)
         except (ConfigError, OutboxError) as error:
             self.reload_error = str(error)
             log.error("reload refused, the old configuration stays", error=str(error))
         else:
             self.reload_error = None
-            later = [
-                name
-                for name in config.__struct_fields__
-                if name not in ("targets", "links", "alerts") and getattr(config, name) != getattr(self.config, name)
-            ]
+            changed = [name for name in config.__struct_fields__ if getattr(config, name) != getattr(self.config, name)]
+            later = [name for name in changed if name not in RELOADED]
             self.config = config
             log.info("reloaded", targets=sorted(config.targets), needs_restart=later)
         self._notifier.ready(f"listening at {self.ingest.endpoint}")
@@ -245,7 +248,8 @@ class App:
     def _answer_for(self, stream_id: str) -> Answer:
         stream = self.runs.streams.get(stream_id)
         run = None if stream is None else stream.run
-        return Answer(stream_id, self.runs.last_seq(stream_id), mute=run in self.muted)
+        last = self.runs.last_seq(stream_id)
+        return Answer(stream_id, last, mute=run in self.muted, requests=self.actions.asked_of(stream_id))
 
     async def _sync_forever(self) -> None:
         """Group commit: acknowledged frames are in the page cache, at most one interval away from the disk."""
@@ -264,6 +268,7 @@ class App:
                 self.recorder.note(self.deaths.check(now_ns / 1e9, time.monotonic()), now_ns)
                 if turns % round(HOUSEKEEPING_SECONDS / LOOK_SECONDS) == 0:
                     self._housekeep(now_ns)
+                self.recorder.note(self.actions.check(now_ns / 1e9, self.alerting.is_stored), now_ns)
             except Exception:  # a supervised loop: one bad turn must not end the watch over all runs
                 log.exception("housekeeping failed")
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rlhfd_alerts.target import TargetSettings
+from rlhfd_daemon.config_actions import AnyAction
 from rlhfd_daemon.config_alerts import AlertsConfig
 from rlhfd_daemon.config_analyzers import AdaptiveConfig, AnalyzersConfig, IncidentsConfig, NonFiniteConfig
 from rlhfd_daemon.config_check import cross_problems, problems_in
@@ -145,6 +146,7 @@ class Config(_Section, frozen=True, kw_only=True):
     targets: dict[str, TargetSettings] = {}
     links: LinksConfig = LinksConfig()
     alerts: AlertsConfig = AlertsConfig()
+    actions: tuple[AnyAction, ...] = ()
     heartbeat: HeartbeatConfig = HeartbeatConfig()
 
 

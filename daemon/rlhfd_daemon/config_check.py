@@ -10,6 +10,7 @@ import msgspec
 
 from rlhfd_alerts.receivers import RECEIVERS
 from rlhfd_alerts.target import TargetSettings
+from rlhfd_daemon.config_actions import ACTIONS, AnyAction, action_faults
 from rlhfd_daemon.config_alerts import alert_faults
 from rlhfd_daemon.config_analyzers import forecast_faults
 from rlhfd_daemon.config_targets import DEFAULT_TYPE, heartbeat_faults, link_faults, target_faults
@@ -46,6 +47,9 @@ def _in_value(value: object, expected: Any, name: str) -> list[Problem]:
         return problems_in(value, expected, f"{name}.")
     if expected == dict[str, TargetSettings] and isinstance(value, dict):
         return [problem for key in value for problem in _in_target(value[key], f"{name}.{key}")]
+    if expected == tuple[AnyAction, ...] and isinstance(value, list):
+        found = (_in_action(one, f"{name}[{number}]") for number, one in enumerate(value))
+        return [problem for problems in found for problem in problems]
     if get_origin(expected) is dict and isinstance(value, dict):
         section = get_args(expected)[1]
         return [problem for key in value for problem in _in_value(value[key], section, f"{name}.{key}")]
@@ -71,14 +75,25 @@ def _repeated(expected: Any) -> type[msgspec.Struct] | None:
 
 
 def _in_target(value: object, name: str) -> list[Problem]:
+    return _in_one_of({kind: one.settings for kind, one in RECEIVERS.items()}, value, name, DEFAULT_TYPE)
+
+
+def _in_action(value: object, name: str) -> list[Problem]:
+    return _in_one_of(ACTIONS, value, name)
+
+
+def _in_one_of(
+    kinds: Mapping[str, type[msgspec.Struct]], value: object, name: str, default: str | None = None
+) -> list[Problem]:
+    """What is wrong with a section whose ``type`` says which of ``kinds`` it is."""
     if not isinstance(value, dict):
         return [Problem(name, f"must be a section, [{name}]")]
-    kind = value.get("type", DEFAULT_TYPE)
-    if not isinstance(kind, str) or kind not in RECEIVERS:
-        nearest = difflib.get_close_matches(kind if isinstance(kind, str) else "", RECEIVERS, n=1)
+    kind = value.get("type", default)
+    if not isinstance(kind, str) or kind not in kinds:
+        nearest = difflib.get_close_matches(kind if isinstance(kind, str) else "", kinds, n=1)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
-        return [Problem(f"{name}.type", f"{hint}must be one of: {', '.join(RECEIVERS)}")]
-    return problems_in(value, RECEIVERS[kind].settings, f"{name}.")
+        return [Problem(f"{name}.type", f"{hint}must be one of: {', '.join(kinds)}")]
+    return problems_in(value, kinds[kind], f"{name}.")
 
 
 def _unknown(prefix: str, key: str, valid: list[str]) -> Problem:
@@ -102,7 +117,7 @@ def cross_problems(config: Config) -> list[Problem]:
     for name, target in config.targets.items():
         problems += target_faults(name, target)
     problems += link_faults(config.links) + heartbeat_faults(config.heartbeat)
-    return problems + alert_faults(config.alerts, tuple(config.targets))
+    return problems + alert_faults(config.alerts, tuple(config.targets)) + action_faults(config.actions)
 
 
 def _endpoint(endpoint: str) -> list[Problem]:

@@ -110,6 +110,9 @@ class Episodes:
         while len(self._of_alert) >= MAX_FIRING:
             if not self._forget(known for known in self._known.values() if known.run != run and known.firing):
                 return None
+        named = self._known.get(finding.episode)
+        if named is not None and named.run == run and named.outline.is_open:
+            return named
         best: tuple[Tie, float, str] | None = None
         for known in self._of_run.get(run, {}).values():
             members = (member.finding for member in known.members.values())

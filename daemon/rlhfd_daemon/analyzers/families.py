@@ -10,12 +10,13 @@ __all__ = ["FAMILIES", "Family", "family_of"]
 
 Family = Literal[
     "nonfinite", "kl", "entropy", "reward", "hacking", "gradient", "value", "advantage", "length", "clip", "mismatch",
-    "throughput", "stall", "schedule", "data", "checkpoint", "system", "custom",
+    "throughput", "stall", "schedule", "data", "checkpoint", "system", "action", "custom",
 ]  # fmt: skip
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 # The first family with a pattern that matches counts.
 _PATTERNS: tuple[tuple[Family, tuple[str, ...]], ...] = (
+    ("action", ("action/*",)),
     ("system", ("gpu/*", "gpu", "host/*", "disk/*", "process/*", "ray/*", "vllm/*", "actor", "mount", "clock")),
     ("stall", ("heartbeat",)),
     ("checkpoint", ("*checkpoint*", "*ckpt*")),

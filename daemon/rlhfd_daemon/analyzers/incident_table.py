@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rlhfd_alerts.finding import Severity
 from rlhfd_daemon.analyzers.incident import Incident
+from rlhfd_daemon.analyzers.incidents_actions import ACTIONS
 from rlhfd_daemon.analyzers.incidents_own import OWN
 
 __all__ = ["INCIDENTS", "Incident"]
@@ -140,4 +141,5 @@ INCIDENTS: tuple[Incident, ...] = (
         value="seconds",
     ),
     *OWN,
+    *ACTIONS,
 )

@@ -109,6 +109,7 @@ def _finding(row: Incident, event: Happening) -> Finding:
         onset_time=event.time,
         summary=row.summary.format_map(words),
         remedy=row.remedy,
+        episode=str(event.fields.get("episode", "")) if event.role == DAEMON_ROLE else "",
         labels=tuple((name, str(values[name])) for name in dict.fromkeys(named) if values.get(name) is not None),
     )
 

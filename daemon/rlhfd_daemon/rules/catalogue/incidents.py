@@ -52,6 +52,10 @@ _MORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "frames_lost": ("Frames of a process are lost", "our choice", ("missing_key",)),
     "notifier_degraded": ("Alerts do not reach a target", "our choice: 300 s", ()),
     "notification_given_up": ("A target refused an alert", "Standard Webhooks, on status codes", ()),
+    "action_requested": ("A process of the run is asked for a checkpoint or a stop", "docs/actions.md", ()),
+    "action_taken": ("An action was carried out", "docs/actions.md", ()),
+    "action_failed": ("An action was not carried out", "docs/actions.md", ()),
+    "action_dry_run": ("What an action would have done", "docs/actions.md", ()),
     "hook_off": ("A hook of rlhfd has switched itself off", "our choice", ("missing_key",)),
 }  # fmt: skip
 
