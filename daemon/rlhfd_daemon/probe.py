@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import read, set_blocking
 from pathlib import Path
@@ -39,11 +39,11 @@ class Stuck:
 class _Child:
     """One process, which answers one question at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str], max_answer_bytes: int) -> None:
         _unreaped[:] = [one for one in _unreaped if one.poll() is None]
         # A group of its own, so that Ctrl-C does not reach it.
         self._process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", bufsize=0,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", bufsize=0,
             start_new_session=True,
         )  # fmt: skip
         assert self._process.stdin is not None
@@ -51,6 +51,7 @@ class _Child:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         set_blocking(self._stdout.fileno(), False)
         self._read = b""
+        self._max_answer_bytes = max_answer_bytes
 
     @property
     def pid(self) -> int:
@@ -64,7 +65,7 @@ class _Child:
         with contextlib.suppress(BlockingIOError):
             while b"\n" not in self._read:
                 chunk = read(self._stdout.fileno(), 1 << 16)
-                if not chunk or len(self._read) > MAX_ANSWER_BYTES:
+                if not chunk or len(self._read) > self._max_answer_bytes:
                     raise EOFError("the probing child has ended")
                 self._read += chunk
         line, newline, rest = self._read.partition(b"\n")
@@ -102,12 +103,21 @@ class _Child:
 class Prober:
     """At most one child waits for each ``key`` (a mount), and one more is there for all that answer.
 
-    Used by one task. ``patience_seconds`` is how long an answer is waited for before the child is left alone with it.
+    Used by one task. ``patience_seconds`` is how long an answer is waited for before the child is left alone with it,
+    ``command`` the program that the children are, which speaks as ``probe_child`` does.
     """
 
-    def __init__(self, patience_seconds: float = 1.0, mono: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        patience_seconds: float = 1.0,
+        mono: Callable[[], float] = time.monotonic,
+        command: Sequence[str] = COMMAND,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
         self._patience = patience_seconds
         self._mono = mono
+        self._command = command
+        self._max_answer_bytes = max_answer_bytes
         self._idle: _Child | None = None
         self._stuck: dict[str, tuple[_Child, float]] = {}
 
@@ -116,7 +126,7 @@ class Prober:
         stuck no other is asked: its late answer is what is returned. :raises EOFError: the child was killed."""
         if key in self._stuck:
             return self._late(key)
-        child = self._idle = self._idle or _Child()
+        child = self._idle = self._idle or _Child(self._command, self._max_answer_bytes)
         asked = self._mono()
         try:
             child.ask(question)

@@ -16,7 +16,7 @@ from rlhfd_daemon.probe import Prober, Stuck
 from rlhfd_daemon.refusals import Refusals
 from rlhfd_daemon.runs import DAEMON_ROLE, Run, Runs
 
-__all__ = ["DiskPoller", "directories", "space_of"]
+__all__ = ["DiskPoller", "directories", "space_of", "working_directory"]
 
 # As dotted names, and flat before OpenRLHF 0.10.2.
 DIRECTORY_ARGS = ("ckpt.path", "ckpt.output_dir", "ckpt_path", "save_path")
@@ -122,7 +122,7 @@ def directories(run: Run, proc: Path = procfs.PROC) -> list[str]:
     args = run.context.get("args")
     given = [args.get(name) for name in DIRECTORY_ARGS] if isinstance(args, dict) else []
     paths = [path for path in given if isinstance(path, str) and path]
-    folder = None if all(path.startswith("/") for path in paths) else _working_directory(run, proc)
+    folder = None if all(path.startswith("/") for path in paths) else working_directory(run, proc)
     absolute = (path if path.startswith("/") else folder and os.path.join(folder, path) for path in paths)
     return [os.path.normpath(path) for path in absolute if path]
 
@@ -139,7 +139,8 @@ def space_of(blocks: int, available: int, block_bytes: int, files: int, files_av
     })  # fmt: skip
 
 
-def _working_directory(run: Run, proc: Path) -> str | None:
+def working_directory(run: Run, proc: Path = procfs.PROC) -> str | None:
+    """That of the process which writes, if that is known, else of another one; ``None`` if of none."""
     streams = [one for one in run.streams.values() if one.ended is None and one.role != DAEMON_ROLE]
     for stream in sorted(streams, key=lambda one: one.role not in WRITERS):
         said = stream.start.get("cwd")
