@@ -27,5 +27,5 @@ def daemon(short_dir: Path) -> Iterator[DaemonProcess]:
 
 @pytest.fixture(autouse=True)
 def _no_run_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RLHFD_RUN", "RLHFD_BOOT", "RLHFD_ENDPOINT", "RLHFD_DISABLE", "RANK"):
+    for name in ("RLHFD_RUN", "RLHFD_BOOT", "RLHFD_ENDPOINT", "RLHFD_DISABLE", "RLHFD_ALLOW", "RANK"):
         monkeypatch.delenv(name, raising=False)
