@@ -77,7 +77,7 @@ def test_without_repetition_it_lets_them_go(manager: Alertmanager) -> None:
     assert wait_for(lambda: manager.alerts() == [])
 
 
-def test_any_text_is_a_label_that_it_takes(manager: Alertmanager) -> None:
+def test_promise_E10_any_text_is_a_label_that_it_takes(manager: Alertmanager) -> None:
     async def scenario() -> None:
         one, context = receiver(manager.url)
         every = [make() for make in CASES.values()]

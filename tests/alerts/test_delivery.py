@@ -143,7 +143,7 @@ def test_promise_D4_no_attempt_comes_before_the_time_the_receiver_asked_for(outb
     run(scenario())
 
 
-def test_a_429_on_the_wire_holds_the_next_attempt_back(outbox: Outbox) -> None:
+def test_promise_D4_a_429_on_the_wire_holds_the_next_attempt_back(outbox: Outbox) -> None:
     async def scenario() -> None:
         clock = ManualClock()
         async with WebhookServer(Reply(429, {"Retry-After": "600"})) as server, open_sessions() as sessions:
@@ -315,7 +315,7 @@ def test_promise_D2_kill_9_between_send_and_mark_sends_again_under_the_same_id(t
     run(scenario())
 
 
-def test_a_target_that_hangs_delays_no_other_and_stopping_it_is_bounded(outbox: Outbox) -> None:
+def test_promise_D4_a_target_that_hangs_delays_no_other_and_stopping_it_is_bounded(outbox: Outbox) -> None:
     async def scenario() -> None:
         replies = (Reply(hang=True), Reply(hang=True))
         async with WebhookServer(*replies) as slow, WebhookServer() as fast, open_sessions() as sessions:

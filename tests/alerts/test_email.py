@@ -102,7 +102,7 @@ def test_a_mail_has_text_html_and_a_thread(serve: Callable[..., int]) -> None:
     assert "RESOLVED" in last["Subject"]
 
 
-def test_no_text_becomes_a_header(serve: Callable[..., int]) -> None:
+def test_promise_E10_no_text_becomes_a_header(serve: Callable[..., int]) -> None:
     mailbox = Mailbox()
     notification = CASES["hostile"]()
     send(serve(mailbox), (notification.id, content(notification)))

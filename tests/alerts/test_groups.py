@@ -59,6 +59,10 @@ TIMELINES: dict[str, tuple[dict[str, object], tuple[str, ...], Steps, list[str]]
         {"routing": SPACED}, ("ops",), lambda w: w.at(0, "+e/a!").at(1, "+f/a").at(2, "+f/b!").until(100),
         ["0 ops firing e critical", "2 ops firing f critical"],
     ),
+    "the end of what was critical waits for group_interval, too": (
+        {"routing": SPACED}, ("ops",), lambda w: w.at(0, "+e/a!").at(10, "-e/a!").until(400),
+        ["0 ops firing e critical", "300 ops resolved e critical"],
+    ),
     "what gets worse is told at once whatever group_interval says": (
         {"routing": SPACED}, ("ops",), lambda w: w.at(0, "+e/a").until(30).at(31, "+e/b!").until(500),
         ["30 ops firing e warning", "31 ops firing e critical"],
@@ -92,6 +96,11 @@ TIMELINES: dict[str, tuple[dict[str, object], tuple[str, ...], Steps, list[str]]
         lambda w: w.at(1, "+e/a!").at(2, "-e/a!").at(3, "+e/b").at(4, "-e/b"),
         ["1 pager firing e critical", "1 chat firing e critical", "2 pager resolved e critical",
          "2 chat resolved e critical", "3 chat firing e warning", "4 chat resolved e warning"],
+    ),
+    "an opening is told by the route that its own alerts lead to": (
+        {"routing": Routing(Node(routes=(Node(matchers=parse_matchers(["rule=b"]), wait_seconds=30.0),)))}, ("ops",),
+        lambda w: w.at(0, "+e/a").at(1, "-e/a").at(2, "+e/b").until(40),
+        ["0 ops firing e warning", "1 ops resolved e warning", "32 ops firing e warning"],
     ),
     "a target that wants no ends gets none": (
         {"quiet": ("b",)}, ("a", "b"), lambda w: w.at(1, "+e/a").at(2, "-e/a").at(3, "+e/a"),
@@ -221,6 +230,7 @@ def test_a_daemon_that_was_away_reminds_once() -> None:
     away.now = 10 * DAY
     away.restart().until(10 * DAY + 60)
     assert away.said == ["0 ops firing e warning", "864001 ops firing again e warning"]
+    assert away.sent[-1][1].notification.lead.time == 10 * DAY, "as of its return, not of what it missed"
 
 
 def test_nobody_is_reminded_of_a_launch_that_is_over() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from rlhfd_alerts.alert import AlertState
 from rlhfd_alerts.groups import Dispatcher
@@ -137,6 +138,6 @@ class Stormy(Timelines):
     shape = (0.0, 0.0, 3)
 
 
-TestAtOnce, TestSpaced, TestStormy = Timelines.TestCase, Spaced.TestCase, Stormy.TestCase
-TestAtOnce.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
-TestSpaced.settings = TestStormy.settings = TestAtOnce.settings
+@pytest.mark.parametrize("machine", [Timelines, Spaced, Stormy])
+def test_promise_D12_an_end_is_told_once_and_only_where_its_beginning_was(machine: type[Timelines]) -> None:
+    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))

@@ -156,7 +156,7 @@ def test_any_digest_is_within_every_limit_and_names_critical_ones_first(
     assert named + (int(left[0]) if left else 0) == len(many)
 
 
-def test_hostile_text_is_nowhere_markup() -> None:
+def test_promise_E10_hostile_text_is_nowhere_markup() -> None:
     payload = rendered(message(CASES["hostile"]()))
     formatted = [text for block in payload["slack"]["blocks"] for text in block.get("fields", [block.get("text")])]
     assert sum("<!channel>" in text["text"] for text in formatted if text["type"] == "mrkdwn") == 0  # it only warns

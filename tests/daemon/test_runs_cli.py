@@ -195,7 +195,7 @@ def test_hostile_names_print_as_they_are() -> None:
     assert line == "args: a [31m = b c"
 
 
-def test_names_do_not_command_the_terminal() -> None:
+def test_promise_E10_names_do_not_command_the_terminal() -> None:
     known = Known()
     known.feed(NOW, run="a\x1b[2Jb\nc", role="r\x1b]0;title\x07", metrics={"a": 1.0})
     text = printed(runs_cli.runs_table([the(known.report.runs(None))], NOW))

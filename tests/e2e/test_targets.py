@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import sqlite3
 import ssl
@@ -16,8 +17,10 @@ from typing import Any
 
 import pytest
 import trustme
+from prometheus_client.parser import text_string_to_metric_families
 
 from rlhfd_alerts.testing import SECRET, Reply
+from rlhfd_daemon.control import ask
 from rlhfd_emitter import Emitter
 from services import Server
 from support import DaemonProcess, running_daemon, wait_for
@@ -196,6 +199,41 @@ def _page(address: str) -> str:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
         body: bytes = response.read()
     return body.decode()
+
+
+def test_promise_E10_no_name_commands_a_terminal_a_chat_a_log_or_a_scrape(
+    short_dir: Path, serve: Callable[..., Server]
+) -> None:
+    chat = serve()
+    hostile = 'r\x1b[2J\r\n<!channel> [red]"\\} 1\x07'
+    with running_daemon(short_dir, HTTP + chat.target("chat", "slack"), {}) as daemon:
+        fire(daemon, run=hostile, metric=f"train/{hostile}")
+        wait_for(lambda: chat.requests)
+        page = _page(daemon.status()["http"]["address"])
+        known: Any = ask(daemon.control, "GET", "/api/v1/alerts")["episodes"]
+        id_ = known[0]["id"]
+        said = [
+            cli(daemon, *arguments)
+            for arguments in (
+                ("status",), ("alerts", "show", id_), ("outbox", "list", "--all"),
+                ("alerts", "ack", id_, "-a", hostile, "-m", hostile), ("alerts", "list"),
+                ("silence", "add", "run=r", "-a", hostile, "-m", hostile), ("silence", "list"),
+            )
+        ]  # fmt: skip
+    assert [one.returncode for one in said] == [0] * len(said), [one.stderr for one in said]
+    shown = "".join(one.stdout + one.stderr for one in said)
+    log = daemon.log.read_text()
+    (blocks,) = (body["blocks"] for body in chat.bodies()[:1])
+    for text in (shown, log):
+        assert "channel" in text
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text), text
+    assert not re.search(r"\\u00[01]|\\r", json.dumps(blocks)), blocks
+    families = {one.name: one for one in text_string_to_metric_families(page)}
+    assert {s.labels["run"] for one in families.values() for s in one.samples if "run" in s.labels} == {hostile}
+    for line in log.splitlines():
+        json.loads(line)
+    formatted = [text for block in blocks for text in block.get("fields", [block.get("text")])]
+    assert not [text for text in formatted if text["type"] == "mrkdwn" and "<!channel>" in text["text"]]
 
 
 def test_a_sample_shows_what_the_other_side_said(short_dir: Path, serve: Callable[..., Server]) -> None:
