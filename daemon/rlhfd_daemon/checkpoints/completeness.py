@@ -144,7 +144,9 @@ def _finished(found: Description, quiet: float, known: Known, limits: Limits) ->
     without = ", without the metric.json that newer versions write last" if found.kind == "deepspeed" else ""
     if _saved_after(found, known) and not known.failed:
         return f"the phase that saves it ended after its last change{without}"
-    if quiet >= limits.settle_seconds:
+    # Of one node's part nothing but time tells that it is that: the first rank may have yet to write.
+    on_trust = found.elsewhere and known.local_ranks is None
+    if quiet >= (limits.broken_seconds if on_trust else limits.settle_seconds):
         return f"all its files are there, whole, and unchanged for {quiet:.0f} s{without}"
     return ""
 
