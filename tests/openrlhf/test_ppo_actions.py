@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,8 @@ def run_with(lab: Lab, ray: str, folder: Path, actions: str, name: str, extra: t
 
 
 @pytest.fixture(scope="module")
-def stopped(lab: Lab, ray: str, folder: Path) -> Iterator[Stopped]:
-    yield run_with(lab, ray, folder, ACTIONS, "stopped")
+def stopped(lab: Lab, ray: str, folder: Path) -> Stopped:
+    return run_with(lab, ray, folder, ACTIONS, "stopped")
 
 
 def last_step(stopped: Stopped) -> int:
@@ -110,9 +109,8 @@ def test_all_of_it_is_told_in_the_messages_of_the_episode(stopped: Stopped) -> N
 def test_training_goes_on_from_that_checkpoint(stopped: Stopped, lab: Lab, ray: str, folder: Path) -> None:
     trace = folder / "resumed.jsonl"
     extra = ("--ckpt.load_enable",)
-    with start_ppo(
-        lab, ray, "stopped", steps=STEPS, log=folder / "resumed.log", trace=trace, extra=extra
-    ) as process:  # fmt: skip
+    log = folder / "resumed.log"
+    with start_ppo(lab, ray, "stopped", steps=STEPS, log=log, trace=trace, extra=extra) as process:
         assert process.wait(500) == 0, process.tail()
     assert [row["step"] for row in rows(trace)] == list(range(last_step(stopped) + 1, STEPS + 1))
 
