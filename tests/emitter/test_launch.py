@@ -105,6 +105,12 @@ def test_a_signal_reaches_the_command_itself_under_the_same_pid(number: signal.S
         assert process.wait(10) == -number
 
 
+def test_a_run_allows_what_it_is_started_with_and_nothing_else() -> None:
+    command = ("--", "sh", "-c", "echo [$RLHFD_ALLOW]")
+    assert launch(*command).stdout == "[]\n"
+    assert launch("--allow", "checkpoint,stop", *command).stdout == "[checkpoint,stop]\n"
+
+
 def test_the_command_starts_with_the_signals_a_shell_would_give_it() -> None:
     """Python ignores SIGPIPE, and what is ignored is inherited: ``yes | head`` would complain."""
     command = ["grep", "SigIgn", "/proc/self/status"]
@@ -133,6 +139,7 @@ WRONG = {
     "an unknown option": ["--runn", "r", "--", "true"],
     "an option without its value": ["--run"],
     "an empty word in the name": ["--run", "my run", "--", "true"],
+    "an action that there is not": ["--allow", "stop,start", "--", "true"],
     "a name that is too long": ["--run", "x" * 129, "--", "true"],
     "a name that is too long in bytes": ["--run", "é" * 65, "--", "true"],
 }
