@@ -81,7 +81,7 @@ def adapter(*, binary: bool = False) -> Files:
     return {
         "adapter_config.json": b'{"peft_type": "LORA", "r": 8}',
         **weights,
-        "config.json": b"{}",
+        "config.json": b'{"model_type": "llama"}',
         "tokenizer.json": b"{}",
     }
 

@@ -31,7 +31,9 @@ from rlhfd_daemon.checkpoints.defect import Refused
 from rlhfd_daemon.checkpoints.lacking import MAX_COUNTED, MAX_NAMES
 from rlhfd_daemon.checkpoints.layout import Description, Layout, describe
 from rlhfd_daemon.checkpoints.names import named
+from rlhfd_daemon.checkpoints.opening import Folder
 from rlhfd_daemon.checkpoints.scan import Scanner, Tree
+from rlhfd_daemon.checkpoints.seals import Seal, seal_of
 
 KINDS: dict[str, tuple[str, Mapping[str, bytes]]] = {
     "zero0": ("deepspeed", deepspeed(0)),
@@ -321,11 +323,13 @@ def test_a_folder_that_may_not_be_entered_is_a_problem_and_not_an_absence(tmp_pa
 
 
 def test_ends_are_read_once_as_long_as_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlhfd_daemon.checkpoints import scan
-
     asked: list[str] = []
-    seal_of = scan.seal_of
-    monkeypatch.setattr(scan, "seal_of", lambda folder, name: (asked.append(name), seal_of(folder, name))[1])
+
+    def noted(folder: Folder, name: str) -> Seal:
+        asked.append(name)
+        return seal_of(folder, name)
+
+    monkeypatch.setattr("rlhfd_daemon.checkpoints.scan.seal_of", noted)
     root = write(tmp_path / "global_step1", deepspeed(2, 2), age_seconds=10)
     scanner = Scanner()
     first = scanner.scan(str(root))
