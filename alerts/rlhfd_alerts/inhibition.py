@@ -23,7 +23,7 @@ class InhibitRule:
 
 DEAD_PROCESS = InhibitRule(
     source=parse_matchers(['rule=~"actor_death|heartbeat_lost|oom_kill|gpu_lost"']),
-    target=parse_matchers(['family!~"stall|system|checkpoint"', 'rule!="reward_failed"']),
+    target=parse_matchers(['family!~"stall|system|checkpoint|action"', 'rule!="reward_failed"']),
     equal=("run", "boot"),
 )
 """Built in: what the metrics of a run show while a process of it is dead, or silent, follows from that."""
