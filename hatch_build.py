@@ -1,4 +1,5 @@
-"""Compiles what each sample goes through, with mypyc, on the way into an editable installation.
+"""Compiles what each sample goes through, with mypyc, on the way into an editable installation; and what each byte of a
+checkpoint goes through, which is C.
 
 A wheel holds it only with RLHFD_COMPILE=1, since it then is for one kind of machine. Without a C compiler, or with
 RLHFD_PURE=1, the same modules are interpreted: slower, nothing else. The result lies in ``rlhfd_daemon/native`` and is
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +24,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).parent
 SOURCE = ROOT / "daemon"
 NATIVE = SOURCE / "rlhfd_daemon" / "native"
+KERNEL = SOURCE / "rlhfd_daemon" / "checkpoints" / "kernel.c"
+KERNEL_FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-shared")
 SECONDS = 900
 MODULES = (
     *(f"rlhfd_daemon.analyzers.{name}" for name in (
@@ -39,7 +43,7 @@ class CompileHook(BuildHookInterface[Any]):
         """Compile, unless that was done."""
         if _is_set("RLHFD_PURE") or (version != "editable" and not _is_set("RLHFD_COMPILE")):
             return
-        if not is_fresh():
+        if not (is_fresh() and kernel_library().exists()):
             done = subprocess.run(
                 [sys.executable, __file__], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
             )
@@ -73,6 +77,7 @@ def is_fresh() -> bool:
 
 def main() -> None:
     """Compile into :data:`NATIVE` if need be; exits with mypy's or the compiler's message if that fails."""
+    compile_kernel()
     if is_fresh():
         return
     from mypyc.build import mypycify
@@ -93,10 +98,33 @@ def main() -> None:
         place(Path(folder, "lib"), of)
 
 
+def kernel_library() -> Path:
+    """Where the kernel of the checkpoints is: named by its source, so that one of another source is not found."""
+    return NATIVE / f"kernel-{hashlib.sha256(KERNEL.read_bytes()).hexdigest()[:16]}.so"
+
+
+def compile_kernel() -> None:
+    """Compile the kernel of the checkpoints if need be; exits with the compiler's message if that fails."""
+    library, compiler = kernel_library(), shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if library.exists():
+        return
+    if compiler is None:
+        sys.exit("there is no C compiler")
+    NATIVE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=NATIVE) as folder:
+        made = Path(folder, library.name)
+        done = subprocess.run([compiler, *KERNEL_FLAGS, "-o", made, KERNEL, "-lm"], check=False)
+        if done.returncode != 0:
+            sys.exit(done.returncode)
+        for old in NATIVE.glob("kernel-*.so"):
+            old.unlink()
+        made.replace(library)
+
+
 def place(built: Path, of: dict[str, Any]) -> None:
     """Put the libraries side by side, each under its module's whole name; the stamp comes last."""
     NATIVE.mkdir(exist_ok=True)
-    for old in NATIVE.iterdir():
+    for old in {*NATIVE.iterdir()} - {kernel_library()}:
         old.unlink()
     for library in built.rglob(f"*{of['suffix']}"):
         name = ".".join(library.relative_to(built).parts)

@@ -15,11 +15,13 @@ import pytest
 import rlhfd_daemon
 from rlhfd_daemon import compiled
 from rlhfd_daemon.analyzers import track
+from rlhfd_daemon.checkpoints.kernel import library_path
 
 PACKAGE = Path(rlhfd_daemon.__file__).parent
 TRACES = sorted((Path(__file__).parent / "fixtures" / "traces").rglob("*.jsonl.gz"))
 needs_compiler = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler here")
 SAY = "import rlhfd_daemon.analyzers.track as track; print(track.__file__)"
+SAY_KERNEL = "from rlhfd_daemon.checkpoints.kernel import kernel; print(type(kernel()).__name__)"
 
 
 def python(*arguments: str, **environ: str) -> str:
@@ -40,6 +42,25 @@ def test_the_compiled_form_of_these_sources_is_in_force() -> None:
 
 def test_without_it_the_sources_are_interpreted() -> None:
     assert python("-c", SAY, RLHFD_PURE="1") == f"{PACKAGE / 'analyzers' / 'track.py'}\n"
+
+
+@needs_compiler
+def test_the_compiled_kernel_of_the_checkpoints_is_in_force_unless_it_shall_not_be() -> None:
+    assert python("-c", SAY_KERNEL, RLHFD_PURE="0") == "Native\n", "it is of another source: make compile"
+    assert python("-c", SAY_KERNEL, RLHFD_PURE="1") == "Numpy\n"
+
+
+def test_a_kernel_of_another_source_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    source = tmp_path / "checkpoints" / "kernel.c"
+    found = []
+    for text in ("int one;", "int two;", "int one;"):
+        source.write_text(text)
+        found.append(library_path(tmp_path))
+    assert found[0] == found[2] != found[1]
+    shutil.copy(PACKAGE / "checkpoints" / "kernel.c", source)
+    assert library_path(tmp_path).name == library_path().name
+    assert library_path().parent == PACKAGE / "native"
 
 
 @needs_compiler

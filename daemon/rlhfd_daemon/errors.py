@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "ControlError",
     "DaemonError",
@@ -23,6 +24,10 @@ class DaemonError(Exception):
     """Root of the daemon's errors; ``exit_code`` is what the command line exits with (see sysexits.h)."""
 
     exit_code = 1
+
+
+class CheckpointError(DaemonError):
+    """A checkpoint cannot be looked at as asked."""
 
 
 class FrameLogError(DaemonError):
