@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from rlhfd_daemon.check_cli import CheckCommand, shown
 from rlhfd_daemon.errors import DaemonError, TraceError
+from rlhfd_daemon.reward_probe_cli import probe_command
 
 __all__ = ["app"]
 
@@ -54,6 +55,9 @@ LateOption = Annotated[
     typer.Option("--late-seconds", min=0.0, help="A reward call that takes longer is late."),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A damaged line is bad input (exit code 3).")]
+
+
+app.command("probe", cls=CheckCommand)(probe_command)
 
 
 @app.command(_DEFAULT, cls=CheckCommand)
