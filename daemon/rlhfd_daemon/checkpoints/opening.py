@@ -24,6 +24,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device", stat.S_IFDIR: "a folder",
+    stat.S_IFREG: "a file",
 }  # fmt: skip
 
 
@@ -172,10 +173,12 @@ class Folder:
         Raises :class:`Refused` for anything else and for a sparse file, :class:`Vanished` if there is none or if it
         is not ``expected``.
         """
+        if name.count("/") >= PARTS:
+            raise Refused("limit", name[:200], f"lies more than {PARTS} folders deep")
         first, slash, rest = name.partition("/")
         if slash:
-            if name.count("/") >= PARTS:
-                raise Refused("limit", name[:200], f"lies more than {PARTS} folders deep")
+            for part in rest.split("/"):
+                _part(part)
             with self.folder(first) as inner:
                 return inner.file(rest, expected)
         where = self._named(_part(name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ __all__ = ["BLOCK", "WINDOW", "Pace", "blocks", "is_contiguous", "span"]
 BLOCK = 1 << 20
 WINDOW = 32 << 20
 """Bytes that are held at most to gather the elements of a tensor that is not contiguous."""
+PAGE = 4096
 AMPLIFIED = 4
 """How many times its bytes a tensor that is not contiguous may take to read; beyond it is refused."""
 
@@ -152,13 +152,13 @@ def _extent(dims: _Dims, item: int) -> int:
 
 
 def _cost(dims: _Dims, item: int) -> int:
-    """Bytes that :func:`_windows` reads."""
-    if _extent(dims, item) <= WINDOW:
-        return _extent(dims, item)
+    """Bytes that :func:`_windows` reads, a page at least with each read."""
+    if not dims or _extent(dims, item) <= WINDOW:
+        return max(_extent(dims, item), PAGE)
     (count, stride), inner = dims[0], dims[1:]
     group = _group(stride, inner, item)
     if group:
-        return math.ceil(count / group) * _extent([(group, stride), *inner], item)
+        return -(-count // group) * max(_extent([(group, stride), *inner], item), PAGE)
     return count * _cost(inner, item)
 
 
@@ -170,7 +170,7 @@ def _group(stride: int, inner: _Dims, item: int) -> int:
 
 def _windows(opened: OpenFile, dims: _Dims, item: int, offset: int) -> Iterator[tuple[memoryview, int, _Dims]]:
     """The file's bytes from the first to the last element of parts of the tensor, and how these lie in them."""
-    if _extent(dims, item) <= WINDOW:
+    if not dims or _extent(dims, item) <= WINDOW:
         window = memoryview(bytearray(_extent(dims, item)))
         opened.fill(window, offset)
         yield window, offset, dims

@@ -1,0 +1,68 @@
+"""Writers of files that no trainer writes: archives, pickles and safetensors with anything wrong in them."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["archive", "entry_of_tensor", "global_", "safetensors", "text", "torch_file"]
+
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+"""Persistent id of storage ``0``: four float32."""
+
+
+def text(value: str) -> bytes:
+    """Opcodes of a string."""
+    raw = value.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def global_(module: str, name: str) -> bytes:
+    """Opcodes of a class or function."""
+    return f"c{module}\n{name}\n".encode()
+
+
+def entry_of_tensor(shape: bytes = b"K\x04\x85", strides: bytes = b"K\x01\x85", offset: bytes = b"K\x00") -> bytes:
+    """Opcodes of a float32 tensor in storage ``0``."""
+    rest = b"\x89" + global_("collections", "OrderedDict") + b")RtR"
+    return global_("torch._utils", "_rebuild_tensor_v2") + b"(" + STORAGE + offset + shape + strides + rest
+
+
+def archive(entries: list[tuple[str, bytes]], **wrong: int) -> bytes:
+    """A zip archive with ``entries``. Of each ``wrong``: ``method`` and ``flags`` of all, ``size`` that the directory
+    says, ``header`` offset of all, ``count`` of entries."""
+    body, directory = b"", b""
+    for name, data in entries:
+        raw, crc = name.encode(), zlib.crc32(data)
+        method, flags = wrong.get("method", 0), wrong.get("flags", 0)
+        size = wrong.get("size", len(data))
+        header = wrong.get("header", len(body))
+        body += struct.pack("<4s5H3L2H", b"PK\3\4", 20, flags, method, 0, 0, crc, len(data), size, len(raw), 0)
+        body += raw + data
+        fields = (20, 20, flags, method, 0, 0, crc, len(data), size, len(raw), 0, 0, 0, 0, 0, header)
+        directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", *fields) + raw
+    count = wrong.get("count", len(entries))
+    return body + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
+
+
+def torch_file(pickled: bytes, storages: Mapping[str, bytes] | None = None) -> bytes:
+    """What torch.save would have written for a pickle (without its protocol and its end)."""
+    storages = {"0": bytes(16)} if storages is None else storages
+    held = [(f"archive/data/{key}", raw) for key, raw in storages.items()]
+    return archive([("archive/data.pkl", b"\x80\x02" + pickled + b"."), ("archive/byteorder", b"little"), *held])
+
+
+def safetensors(header: object, data: bytes = b"") -> bytes:
+    """A safetensors file; ``header`` may be bytes."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def put(folder: Path, name: str, content: bytes) -> Path:
+    """Writes a file."""
+    path = folder / name
+    path.write_bytes(content)
+    return path
