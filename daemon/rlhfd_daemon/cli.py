@@ -17,7 +17,17 @@ from rich.text import Text
 
 import rlhfd_daemon
 from rlhfd_alerts.errors import AlertsError
-from rlhfd_daemon import alerts_cli, check_cli, gpu_cli, metrics_cli, notify_cli, reward_cli, rules_cli, runs_cli
+from rlhfd_daemon import (
+    alerts_cli,
+    check_cli,
+    checkpoint_cli,
+    gpu_cli,
+    metrics_cli,
+    notify_cli,
+    reward_cli,
+    rules_cli,
+    runs_cli,
+)
 from rlhfd_daemon.config import Config, load
 from rlhfd_daemon.errors import DaemonError
 
@@ -44,6 +54,7 @@ app.add_typer(notify_cli.app, name="notify")
 app.add_typer(reward_cli.app, name="reward")
 app.add_typer(rules_cli.app, name="rules")
 app.command("check", cls=check_cli.CheckCommand)(check_cli.check_command)
+app.command("checkpoint", cls=check_cli.CheckCommand)(checkpoint_cli.checkpoint_command)
 app.command("metrics")(metrics_cli.show)
 app.command("runs")(runs_cli.runs_command)
 app.command("topology")(runs_cli.topology_command)

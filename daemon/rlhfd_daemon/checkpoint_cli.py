@@ -1,0 +1,101 @@
+"""The command `rlhfd checkpoint`: exit code 0 healthy, 1 warnings, 2 critical, 3 bad input. Needs no daemon."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from rlhfd_alerts.finding import Severity
+
+if TYPE_CHECKING:
+    from rlhfd_daemon.checkpoints.layout import Description
+    from rlhfd_daemon.checkpoints.report import Report
+
+__all__ = ["checkpoint_command"]
+
+BAD_INPUT = 3
+_CODES = {None: 0, Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
+
+PathArgument = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A checkpoint's folder or file, or a folder of several.")
+]
+CompareOption = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
+    typer.Option("--compare", metavar="OTHER", help="An earlier checkpoint to compare it with."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line for each checkpoint.")]
+_Before = Optional["tuple[Path, Description]"]
+
+
+def checkpoint_command(path: PathArgument, compare: CompareOption = None, json: JsonOption = False) -> None:
+    """Judge checkpoints from their bytes: DeepSpeed's of any ZeRO stage, Hugging Face exports, adapters, single files;
+    nothing in them is executed. Of a folder of several each is compared with the one before. Exit code 0: healthy, 1:
+    warnings, 2: critical, 3: bad input."""
+    from rlhfd_daemon.checkpoints.defect import Refused
+    from rlhfd_daemon.errors import CheckpointError, DaemonError
+
+    console, worst = Console(highlight=False, soft_wrap=True), 0
+    try:
+        for found, before in _pairs(path, compare):
+            try:
+                one = _judged(path, found, before)
+            except Refused as refused:
+                raise CheckpointError(str(refused)) from refused
+            if json:
+                typer.echo(jsonlib.dumps({"kind": "checkpoint", **one.as_json()}, ensure_ascii=False, allow_nan=False))
+            else:
+                from rlhfd_daemon.checkpoints.rendering import lines
+
+                for line in lines(one, console.width):
+                    console.print(line)
+            worst = max(worst, _CODES[one.severity])
+    except DaemonError as error:
+        typer.echo(f"rlhfd: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from error
+    raise typer.Exit(worst)
+
+
+def _pairs(path: Path, compare: Path | None) -> Iterator[tuple[Description, tuple[Path, Description] | None]]:
+    """Each checkpoint at ``path`` with the one that it is compared with."""
+    from rlhfd_daemon.checkpoints.report import chains, layout_of
+
+    earlier = None if compare is None else chains(layout_of(compare))
+    for chain in chains(layout_of(path)):
+        if earlier is not None and compare is not None:
+            before = _counterpart(chain[0], earlier, path, compare)
+            yield from ((found, (compare, before)) for found in chain)
+        else:
+            yield from zip(chain, [None, *((path, one) for one in chain[:-1])], strict=True)
+
+
+def _counterpart(found: Description, earlier: list[list[Description]], path: Path, compare: Path) -> Description:
+    from rlhfd_daemon.errors import CheckpointError
+
+    for chain in earlier:
+        if (chain[0].kind == found.kind and chain[0].role in (found.role, None)) or len(earlier) == 1:
+            return chain[-1]
+    raise CheckpointError(f"{compare}: has nothing of the kind of {path} ({found.kind}, {found.role or 'no role'})")
+
+
+def _judged(path: Path, found: Description, before: tuple[Path, Description] | None) -> Report:
+    from rlhfd_daemon.checkpoints.report import report
+
+    with _progress(found.path or path.name) as advance:
+        return report(path, found, before, progress=advance)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], object]]:
+    """A bar on stderr, if that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

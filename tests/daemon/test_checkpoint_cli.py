@@ -1,0 +1,247 @@
+"""`rlhfd checkpoint` on exports with one planted defect each: found, named, scored, and the exit code says so."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from rlhfd_daemon.cli import app
+
+Weights = dict[str, NDArray[np.float32]]
+NAMES = (
+    "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight",
+    "model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.q_proj.weight", "lm_head.weight",
+)  # fmt: skip
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+def weights(seed: int = 0, moved: float = 0.0) -> Weights:
+    """Of a small model; ``moved`` is the size of a random step away from it."""
+    start, step = np.random.default_rng(seed), np.random.default_rng(99)
+    found: Weights = {}
+    for name in NAMES:
+        if "norm" in name:
+            found[name] = np.ones(64, np.float32)
+        else:
+            found[name] = start.normal(0, 0.02, (64, 64)).astype(np.float32)
+        found[name] += (moved * step.normal(0, 0.02, found[name].shape)).astype(np.float32)
+    return found
+
+
+def save(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    header: dict[str, object] = {}
+    data = b""
+    for name, one in tensors.items():
+        dtype = {"float32": "F32", "float16": "F16"}[one.dtype.name]
+        header[name] = {"dtype": dtype, "shape": list(one.shape), "data_offsets": [len(data), len(data) + one.nbytes]}
+        data += one.tobytes()
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def export(folder: Path, tensors: Mapping[str, NDArray[Any]], step: int = 10) -> Path:
+    """A Hugging Face export of two shards, as OpenRLHF names it."""
+    path = folder / f"global_step{step}_hf"
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    names = list(tensors)
+    save(path / FIRST, {name: tensors[name] for name in names[:3]})
+    save(path / SECOND, {name: tensors[name] for name in names[3:]})
+    places = {name: FIRST if name in names[:3] else SECOND for name in names}
+    total = sum(one.nbytes for one in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return path
+
+
+def judged(path: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    done = CliRunner().invoke(app, ["checkpoint", str(path), "--json", *more])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, json.loads(done.stdout.splitlines()[-1])
+
+
+def kinds(said: Mapping[str, Any]) -> set[str]:
+    return {one["kind"] for one in said["issues"]}
+
+
+def test_a_healthy_export_scores_one_and_its_numbers_are_numpy_s(tmp_path: Path) -> None:
+    tensors = weights()
+    code, said = judged(export(tmp_path, tensors))
+    assert (code, said["score"], said["issues"], said["step"]) == (0, 1.0, [], 10)
+    for name, one in tensors.items():
+        found = said["tensors"][f"weight/{name}"]
+        assert found["mean"] == pytest.approx(float(one.astype(np.float64).mean()), rel=1e-12, abs=1e-15)
+        assert found["norm"] == pytest.approx(float(np.linalg.norm(one.astype(np.float64))), rel=1e-12)
+        assert (found["min"], found["max"]) == (float(one.min()), float(one.max()))
+    assert said["groups"]["weight/mlp"]["elements"] == 64 * 64
+
+
+def test_a_healthy_successor_is_healthy_too(tmp_path: Path) -> None:
+    before, after = export(tmp_path, weights(), 10), export(tmp_path, weights(moved=0.01), 20)
+    code, said = judged(after, "--compare", str(before))
+    assert (code, said["score"]) == (0, 1.0)
+    assert said["comparisons"]["weight/lm_head.weight"]["relative_update"] == pytest.approx(0.01, rel=0.1)
+
+
+def with_nan(found: Weights) -> None:
+    found["lm_head.weight"][3, 7] = np.nan
+
+
+def with_infinity(found: Weights) -> None:
+    found["model.embed_tokens.weight"][0, 0] = -np.inf
+
+
+def zeroed(found: Weights) -> None:
+    found["model.layers.0.mlp.up_proj.weight"][:] = 0
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind", "subject"),
+    [
+        (with_nan, "non_finite", "lm_head.weight"),
+        (with_infinity, "non_finite", "model.embed_tokens.weight"),
+        (zeroed, "constant", "model.layers.0.mlp.up_proj.weight"),
+    ],
+)
+def test_wrong_values_are_found_without_anything_to_compare_with(
+    plant: Callable[[Weights], None], kind: str, subject: str, tmp_path: Path
+) -> None:
+    found = weights()
+    plant(found)
+    code, said = judged(export(tmp_path, found))
+    assert (code, kinds(said)) == (2, {kind})
+    assert [one["subject"] for one in said["issues"]] == [subject]
+    assert said["score"] < 0.8
+
+
+def cut(path: Path) -> None:
+    whole = (path / SECOND).read_bytes()
+    (path / SECOND).write_bytes(whole[: len(whole) - 100])
+
+
+def lost(path: Path) -> None:
+    (path / SECOND).unlink()
+
+
+def swapped(path: Path) -> None:
+    first, second = (path / FIRST).read_bytes(), (path / SECOND).read_bytes()
+    (path / FIRST).write_bytes(second)
+    (path / SECOND).write_bytes(first)
+
+
+def misnamed(path: Path) -> None:
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    index["weight_map"]["lm_head.weight"] = FIRST
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("break_it", [cut, lost, swapped, misnamed])
+def test_broken_files_are_found_and_named(break_it: Callable[[Path], None], tmp_path: Path) -> None:
+    path = export(tmp_path, weights())
+    break_it(path)
+    code, said = judged(path)
+    assert code == 2
+    assert kinds(said) == {"unreadable"}
+    assert any(name in one["subject"] for one in said["issues"] for name in (FIRST, SECOND))
+    assert said["score"] <= 0.3
+
+
+def frozen(found: Weights) -> None:
+    found["model.layers.1.self_attn.q_proj.weight"] = weights()["model.layers.1.self_attn.q_proj.weight"]
+
+
+def exploded(found: Weights) -> None:
+    found["lm_head.weight"] *= 20
+
+
+def of_another_run(found: Weights) -> None:
+    for name in NAMES[3:]:
+        found[name] = weights(seed=5)[name]
+
+
+def constant(found: Weights) -> None:
+    found["model.layers.0.input_layernorm.weight"][:] = 0
+
+
+def renamed(found: Weights) -> None:
+    found["lm_head.other"] = found.pop("lm_head.weight")
+
+
+def reshaped(found: Weights) -> None:
+    found["lm_head.weight"] = found["lm_head.weight"].reshape(32, 128)
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind", "subjects"),
+    [
+        (frozen, "frozen", {"model.layers.1.self_attn.q_proj.weight"}),
+        (exploded, "moved", {"lm_head.weight"}),
+        (of_another_run, "moved", {"model.layers.1.self_attn.q_proj.weight", "lm_head.weight"}),
+        (constant, "constant", {"model.layers.0.input_layernorm.weight"}),
+        (renamed, "structure", {"lm_head.other", "lm_head.weight"}),
+        (reshaped, "structure", {"lm_head.weight"}),
+    ],
+)
+def test_what_only_shows_beside_the_checkpoint_before(
+    plant: Callable[[Weights], None], kind: str, subjects: set[str], tmp_path: Path
+) -> None:
+    found = weights(moved=0.01)
+    plant(found)
+    before, after = export(tmp_path, weights(), 10), export(tmp_path, found, 20)
+    code, said = judged(after, "--compare", str(before))
+    assert code == (2 if kinds(said) - {"moved"} else 1)
+    assert {one["subject"] for one in said["issues"] if one["kind"] == kind} == subjects
+    assert said["score"] < 0.95
+
+
+def test_a_folder_of_several_compares_each_with_the_one_before(tmp_path: Path) -> None:
+    for number, moved in enumerate((0.0, 0.01, 0.02)):
+        export(tmp_path, weights(moved=moved), 10 * (number + 1))
+    done = CliRunner().invoke(app, ["checkpoint", str(tmp_path), "--json"])
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["step"] for one in said] == [10, 20, 30]
+    assert [one["compared_with"] and Path(one["compared_with"]).name for one in said] == [
+        None, "global_step10_hf", "global_step20_hf",
+    ]  # fmt: skip
+    assert done.exit_code == 0
+
+
+def test_people_read_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    found = weights()
+    with_nan(found)
+    done = CliRunner().invoke(app, ["checkpoint", str(export(tmp_path, found))])
+    assert done.exit_code == 2
+    for part in (
+        "health 0.4",
+        "checkpoint_non_finite: 1",
+        "lm_head.weight: 1 NaN",
+        "Do not resume",
+        "weight head fp32",
+    ):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "there is nothing"), ("folder", "no checkpoint in it"), ("file", "exit")]
+)
+def test_bad_input_has_its_own_exit_code(content: str | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "given"
+    if content == "folder":
+        path.mkdir()
+    if content == "file":
+        path.with_suffix(".safetensors").write_bytes(b"garbage")
+        done = CliRunner().invoke(app, ["checkpoint", str(path.with_suffix(".safetensors"))])
+        assert done.exit_code == 2, "a file that is no checkpoint is a broken one"
+        return
+    done = CliRunner().invoke(app, ["checkpoint", str(path)])
+    assert done.exit_code == 3
+    assert said in done.stderr
