@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhfd_daemon.checkpoints.portable import Moments
 from rlhfd_daemon.checkpoints.tally import Tally
 from rlhfd_daemon.checkpoints.values import code_values, edges
 
@@ -67,7 +68,7 @@ def statistics(one: Tally) -> TensorStatistics:
         max=high if some else None,
         norm=_root(sums.square) if some else None,
         largest=max(abs(low), abs(high)) if some else None,
-        quantiles=(_exact(one) if exact else _within_buckets(one, low, high)) if some else None,
+        quantiles=(_exact(one) if exact else _within_buckets(one, sums)) if some else None,
         quantiles_exact=exact,
         constant=elements > 1 and sums.count == elements and low == high,
     )
@@ -95,8 +96,10 @@ def _exact(one: Tally) -> tuple[float, ...]:
     return tuple(_between(at, quantile, int(ends[-1])) for quantile in QUANTILES)
 
 
-def _within_buckets(one: Tally, low: float, high: float) -> tuple[float, ...]:
-    lower, upper = _clipped(one.codes, low, high)
+def _within_buckets(one: Tally, sums: Moments) -> tuple[float, ...]:
+    low, high = sums.min, sums.max
+    innermost = int(one.counts[(one.codes & 0x7FFF) == 0].sum())
+    lower, upper = _clipped(one.codes, low, high, innermost == sums.zeros)
     order = np.argsort(lower / 2 + upper / 2, kind="stable")
     lower, upper, counts = lower[order], upper[order], one.counts[order]
     ends = np.cumsum(counts)
@@ -109,10 +112,15 @@ def _within_buckets(one: Tally, low: float, high: float) -> tuple[float, ...]:
     return tuple(min(max(_between(at, quantile, int(ends[-1])), low), high) for quantile in QUANTILES)
 
 
-def _clipped(buckets: NDArray[np.uint16], low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The edges of the buckets, no further out than the values; the outermost hold what is beyond float32."""
+def _clipped(
+    buckets: NDArray[np.uint16], low: float, high: float, only_zeros: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The edges of the buckets, no further out than the values; the outermost hold what is beyond float32, too, the
+    innermost subnormals, unless ``only_zeros``."""
     lower, upper = edges(buckets)
     lower[buckets == 0xFF7F], upper[buckets == 0x7F7F] = low, high
+    if only_zeros:  # and no subnormals
+        lower[buckets == 0x8000] = upper[buckets == 0] = 0.0
     return np.clip(lower, low, high), np.clip(upper, low, high)
 
 

@@ -201,6 +201,15 @@ def test_a_tensor_of_zeros_of_both_signs_is_constant(using: Kernel) -> None:
 
 
 @both_kernels
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_a_quantile_among_zeros_is_zero(dtype: str, using: Kernel) -> None:
+    found = of(dtype, np.array([-3, 0, 0, 0, 0, 0, 2], dtype).tobytes(), using)
+    assert found.quantiles is not None
+    assert found.quantiles[3:6] == (0.0, 0.0, 0.0)
+    assert found.zeros == 5
+
+
+@both_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_empty_one_has_counts_and_nothing_else(dtype: str, using: Kernel) -> None:
     found = of(dtype, b"", using)
