@@ -125,9 +125,7 @@ class Flush:
             place.told, place.opening = None, max(place.opening, one.episode.opening)
             self._ledger.touch("place", group.target, one.id)
         state = AlertState.FIRING if alive else AlertState.RESOLVED
-        told = self._say(group, [*alive, *ended], state, now, causes, frozenset(), ended) if is_told else []
-        group.is_firing = group.is_firing and bool(alive)
-        return told
+        return self._say(group, [*alive, *ended], state, now, causes, frozenset(), ended) if is_told else []
 
     def _shown(self, group: Group, begun: Sequence[Subject]) -> list[Subject]:
         """What a message that something fires is about: all that the target knows to be firing."""

@@ -68,6 +68,12 @@ def test_ends_wait_for_room_and_are_told() -> None:
     assert storm.said[3:] == ["3600 ops resolved e0 warning"]
 
 
+def test_the_ends_that_a_target_is_not_told_need_no_room() -> None:
+    storm = flooded(3, quiet=("ops",)).at(10, "-e0/r0")
+    assert storm.dispatcher.ledger.places["e0"]["ops"].told is None
+    assert len(storm.said) == 3
+
+
 def test_targets_and_runs_have_storms_of_their_own() -> None:
     found = world("a", "b", storms=THREE)
     for number in range(4):
@@ -85,6 +91,18 @@ def test_a_storm_goes_on_over_a_restart() -> None:
         one.at(1, "+y/z").restart().until(30).at(40, "+q/q").until(2 * HOUR, 60)
     assert once.said == twice.said
     assert "10 ops firing storm of 8 warning" in once.said
+
+
+def test_what_still_fires_is_not_told_again_where_there_is_no_room() -> None:
+    storm = flooded(3).until(4 * HOUR - 100, 60).at(4 * HOUR - 100, "+x/a", "+y/b", "+z/c").until(5 * HOUR, 60)
+    assert (len(storm.said), [line for line in storm.said if "again" in line]) == (6, [])
+
+
+def test_what_was_told_long_ago_is_forgotten() -> None:
+    storm = flooded(5).at(20, *(f"-e{n}/r{n % 4}" for n in range(5)))
+    assert [key for key in storm.rows if key.startswith("storm")]
+    storm.until(3 * HOUR, 60)
+    assert (storm.dispatcher.ledger.storms, storm.rows) == ({}, {})
 
 
 def test_no_limit_is_no_storm() -> None:
