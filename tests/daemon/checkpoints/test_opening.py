@@ -149,9 +149,9 @@ def test_a_folder_lists_what_is_in_it_and_is_kept_by_its_descriptor(tmp_path: Pa
 def test_a_link_that_takes_the_place_of_a_file_or_folder_is_never_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     inside = tmp_path / "inside"
-    for folder, content in ((outside, b"secret"), (inside / "sub", b"public")):
-        folder.mkdir(parents=True)
-        (folder / "x").write_bytes(content)
+    for place, content in ((outside, b"secret"), (inside / "sub", b"public")):
+        place.mkdir(parents=True)
+        (place / "x").write_bytes(content)
     (inside / "x").write_bytes(b"public")
     os.symlink(outside / "x", inside / "link")
     os.symlink(outside, inside / "linked")
