@@ -61,8 +61,7 @@ TIMELINES: dict[str, tuple[dict[str, object], tuple[str, ...], Steps, list[str]]
     ),
     "openings while the end waits are settled with it": (
         {"routing": SPACED}, ("ops",),
-        lambda w: w.at(0, "+e/a").until(30).at(40, "-e/a").at(50, "+e/a").at(60, "-e/a").until(400).at(500, "+e/b?")
-        .until(900),
+        lambda w: w.at(0, "+e/a").until(30).at(40, "-e/a").at(50, "+e/a").at(60, "-e/a").until(400).until(900),
         ["30 ops firing e warning", "330 ops resolved e warning"],
     ),
     "the end of what was critical waits for group_interval, too": (
