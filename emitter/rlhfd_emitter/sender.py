@@ -160,7 +160,7 @@ class Sender:
         self._answered = True
         if isinstance(mute, bool):
             self.muted = mute
-        if self._asked is not None and "requests" in fields:
+        if self._asked is not None and "requests" in fields and not self.muted:  # muted, it could not answer
             self._asked(fields["requests"])
         if fields.get("refused"):
             warn("refused", "rlhfd: the daemon refused a frame: %s", str(fields["refused"])[:200])
