@@ -12,7 +12,7 @@ from rlhfd_daemon import procfs
 from rlhfd_daemon.checkpoints.completeness import Known
 from rlhfd_daemon.checkpoints.layout import Description, Role
 from rlhfd_daemon.frame import Frame
-from rlhfd_daemon.pollers.disks import working_directory
+from rlhfd_daemon.run_folder import working_directory
 from rlhfd_daemon.runs import DAEMON_ROLE, Run, Stream
 
 __all__ = ["MAX_ROOTS", "Root", "Saves", "known_of", "roots_of"]

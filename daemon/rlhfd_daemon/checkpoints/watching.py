@@ -24,7 +24,7 @@ from rlhfd_daemon.probe import Prober, Stuck
 
 __all__ = ["CheckpointWatch", "KnownOf"]
 
-COMMAND = (sys.executable, "-I", "-m", "rlhfd_daemon.checkpoints.scan_child")
+COMMAND = (sys.executable, "-m", "rlhfd_daemon.checkpoints.scan_child")
 MAX_ANSWER_BYTES = 64 << 20
 PATIENCE_SECONDS = 5.0
 

@@ -14,13 +14,13 @@ from rlhfd_daemon.nodefs import known, ratio
 from rlhfd_daemon.observation import Observation, node
 from rlhfd_daemon.probe import Prober, Stuck
 from rlhfd_daemon.refusals import Refusals
-from rlhfd_daemon.runs import DAEMON_ROLE, Run, Runs
+from rlhfd_daemon.run_folder import working_directory
+from rlhfd_daemon.runs import Run, Runs
 
-__all__ = ["DiskPoller", "directories", "space_of", "working_directory"]
+__all__ = ["DiskPoller", "directories", "space_of"]
 
 # As dotted names, and flat before OpenRLHF 0.10.2.
 DIRECTORY_ARGS = ("ckpt.path", "ckpt.output_dir", "ckpt_path", "save_path")
-WRITERS = ("PolicyModelActor", "ActorModelRayActor")  # else whichever process is known: they share their folder
 MAX_MOUNTS = 32
 MAX_PATHS = 64
 MAX_BYTES = 1 << 63
@@ -137,17 +137,3 @@ def space_of(blocks: int, available: int, block_bytes: int, files: int, files_av
         "total_bytes": total if plausible else None,
         "inodes_free_ratio": ratio(files_available / files) if files > 0 else None,  # some have no fixed number
     })  # fmt: skip
-
-
-def working_directory(run: Run, proc: Path = procfs.PROC) -> str | None:
-    """That of the process which writes, if that is known, else of another one; ``None`` if of none."""
-    streams = [one for one in run.streams.values() if one.ended is None and one.role != DAEMON_ROLE]
-    for stream in sorted(streams, key=lambda one: one.role not in WRITERS):
-        said = stream.start.get("cwd")
-        if isinstance(said, str) and said.startswith("/"):
-            return said
-        try:
-            return os.readlink(f"{proc}/{stream.peer.pid}/cwd")
-        except OSError:
-            continue
-    return None

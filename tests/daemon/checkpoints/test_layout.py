@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -226,6 +227,11 @@ def test_a_file_cut_off_anywhere_is_seen(name: str, tmp_path: Path) -> None:
     assert only(look(root)).cut_off == ()
 
 
+def test_an_archive_whose_beginning_is_lost_is_seen(tmp_path: Path) -> None:
+    files = {**deepspeed(0), "mp_rank_00_model_states.pt": torch_archive(400)[300:]}
+    assert seen(tmp_path, files).cut_off == ("mp_rank_00_model_states.pt",)
+
+
 def test_a_pickle_of_old_torch_is_not_called_cut_off(tmp_path: Path) -> None:
     found = seen(tmp_path / "m", {"pytorch_model.bin": b"\x80\x02" + bytes(60), "config.json": b"{}"})
     assert [part.whole for part in found.of("weights")] == [None]
@@ -339,6 +345,21 @@ def test_ends_are_read_once_as_long_as_nothing_changes(tmp_path: Path, monkeypat
     (root / "mp_rank_00_model_states.pt").write_bytes(b"PK")
     scanner.scan(str(root))
     assert asked[3:] == ["mp_rank_00_model_states.pt"]
+
+
+def test_a_file_that_goes_away_between_listing_and_looking_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.stat
+
+    def gone(name: Any, **options: Any) -> os.stat_result:
+        if name == "mp_rank_00_model_states.pt":
+            raise FileNotFoundError(2, "gone")
+        return stat(name, **options)
+
+    root = write(tmp_path / "global_step1", deepspeed(2, 2))
+    monkeypatch.setattr(os, "stat", gone)
+    assert {part.file for part in only(look(root)).parts} == set(deepspeed(2, 2)) - {"mp_rank_00_model_states.pt"}
 
 
 def test_scanning_survives_a_rotation_that_never_stops(tmp_path: Path) -> None:

@@ -138,6 +138,9 @@ def test_a_process_that_ends_while_it_saves_has_failed_to(tmp_path: Path) -> Non
     runs.end("s0", "heartbeat_lost")
     said = known_of(run, found, saves)
     assert (said.saving_since, said.failed, said.alive) == (None, "the process ended while it saved", False)
+    saves.observe(phase("phase_begin", "s0", 2), 200.0)
+    saves.observe(frame(10, role=ACTOR, stream="s0", kind="event", event="process_stop"), 201.0)
+    assert known_of(run, found, saves).saving_since is None
 
 
 def test_ranks_of_other_hosts_are_not_local(tmp_path: Path) -> None:
