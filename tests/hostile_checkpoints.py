@@ -1,14 +1,26 @@
-"""Writers of files that no trainer writes: archives, pickles and safetensors with anything wrong in them."""
+"""Writers of checkpoint files without torch: what a trainer writes, and what none does."""
 
 from __future__ import annotations
 
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["archive", "entry_of_tensor", "global_", "safetensors", "text", "torch_file"]
+__all__ = [
+    "Floats",
+    "Made",
+    "archive",
+    "entry_of_tensor",
+    "global_",
+    "put",
+    "safetensors",
+    "saved",
+    "text",
+    "torch_file",
+]
 
 STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
 """Persistent id of storage ``0``: four float32."""
@@ -66,3 +78,62 @@ def put(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A tensor of float32 in a storage of its own; without ``shape`` it has one dimension."""
+
+    values: Sequence[float]
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """An object of a class that is called with ``args`` and given ``state``."""
+
+    module: str
+    name: str
+    args: tuple[object, ...] = ()
+    state: object = None
+
+
+def saved(value: object) -> bytes:
+    """What torch.save would write for plain data with :class:`Floats` and :class:`Made` in it."""
+    storages: dict[str, bytes] = {}
+    return torch_file(_encoded(value, storages), storages)
+
+
+def _encoded(value: object, storages: dict[str, bytes]) -> bytes:
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    if isinstance(value, int):
+        return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, Floats):
+        return _encoded_floats(value, storages)
+    if isinstance(value, Made):
+        made = global_(value.module, value.name) + _encoded(value.args, storages) + b"R"
+        return made if value.state is None else made + _encoded(value.state, storages) + b"b"
+    if isinstance(value, dict):
+        pairs = b"".join(_encoded(one, storages) for pair in value.items() for one in pair)
+        return b"}(" + pairs + b"u"
+    assert isinstance(value, (list, tuple)), value
+    items = b"(" + b"".join(_encoded(one, storages) for one in value)
+    return b"]" + items + b"e" if isinstance(value, list) else items + b"t"
+
+
+def _encoded_floats(value: Floats, storages: dict[str, bytes]) -> bytes:
+    key, count = str(len(storages)), len(value.values)
+    storages[key] = struct.pack(f"<{count}f", *value.values)
+    shape = (count,) if value.shape is None else value.shape
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    storage = b"(" + text("storage") + global_("torch", "FloatStorage") + text(key) + text("cpu")
+    storage += _encoded(count, storages) + b"tQ"
+    rest = b"".join(_encoded(one, storages) for one in (0, tuple(shape), tuple(strides[: len(shape)])))
+    return global_("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + rest + b"\x89NtR"
