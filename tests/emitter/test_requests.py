@@ -98,3 +98,13 @@ def test_whatever_an_answer_holds_the_sender_goes_on(junk: Any) -> None:
     sender = Sender(Ring(), "ipc:///nowhere", lambda: b"", requests(answers, "stop").take)
     sender._control(msgpack.packb({"v": 1, "ack": 0, "mute": False, "requests": junk}))
     assert not sender.muted
+
+
+def test_a_muted_emitter_takes_nothing_up_since_it_could_not_answer() -> None:
+    answers = Answers()
+    asked = requests(answers, "stop")
+    sender = Sender(Ring(), "ipc:///nowhere", lambda: b"", asked.take)
+    for mute in (True, False):
+        assert len(asked.waiting) == 0
+        sender._control(msgpack.packb({"v": 1, "ack": 0, "mute": mute, "requests": [STOP]}))
+    assert asked.waiting == (Request("act_1", "stop"),)
