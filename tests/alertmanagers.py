@@ -49,14 +49,19 @@ class Alertmanager:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        command = [
+        self._command = [
             program(folder), f"--config.file={folder}/am.yml", f"--storage.path={folder}/data",
             "--cluster.listen-address=", f"--web.listen-address={self.url.removeprefix('http://')}",
         ]  # fmt: skip
+        self._folder = folder
         self.log = folder / "log"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, also anew after :meth:`stop`; returns when it answers."""
         environ = {**os.environ, "GOMAXPROCS": "1"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environ)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._folder, env=environ)
         wait_for(lambda: self.alerts() is not None)
 
     def alerts(self) -> list[dict[str, Any]] | None:
