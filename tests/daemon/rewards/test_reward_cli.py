@@ -84,10 +84,28 @@ def test_the_report_says_what_when_and_what_to_do(tmp_path: Path) -> None:
     assert "5120 samples read from" in out
 
 
-VERL = [{"input": f"q{at // 8}", "output": f"word{at} " * (1 + at % 7), "score": float(at % 2), "step": at // 64, "acc": at % 2,
-         "gts": "42"} for at in range(640)]  # fmt: skip
-TRL = [{"step": at // 64, "prompt": f"q{at // 8}", "completion": f"x{at} " * (1 + at % 5), "format_reward": float(at % 2),
-        "accuracy_reward": 0.5, "advantage": at % 2 - 0.5} for at in range(640)]  # fmt: skip
+VERL = [
+    {
+        "input": f"q{at // 8}",
+        "output": f"word{at} " * (1 + at % 7),
+        "score": float(at % 2),
+        "step": at // 64,
+        "acc": at % 2,
+        "gts": "42",
+    }
+    for at in range(640)
+]
+TRL = [
+    {
+        "step": at // 64,
+        "prompt": f"q{at // 8}",
+        "completion": f"x{at} " * (1 + at % 5),
+        "format_reward": float(at % 2),
+        "accuracy_reward": 0.5,
+        "advantage": at % 2 - 0.5,
+    }
+    for at in range(640)
+]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +246,14 @@ def test_the_page_works_without_network_and_escapes_everything(tmp_path: Path) -
     assert "all 512 rewards are 1" in page.text
     assert len(page.scripts[0]) > 1_000_000
     assert [one["id"] for one in json.loads(page.scripts[1])][:2] == ["course", "spread"]
+
+
+def test_no_text_of_a_chart_can_end_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_page, "charts", lambda analysis: [{"id": "x", "data": [HOSTILE], "layout": {}}])
+    page = Page(reward_page.page(Analysis(), "a.jsonl", 0))
+    assert len(page.scripts) == 3
+    assert json.loads(page.scripts[1])[0]["data"] == [HOSTILE]
+    assert "img" not in page.tags
 
 
 def test_the_page_draws_all_its_charts(tmp_path: Path) -> None:
