@@ -72,19 +72,14 @@ class Scanner:
         """
         look = _Look(*self._limits, self._known)
         try:
-            try:
-                if not stat.S_ISDIR(os.stat(path).st_mode):
-                    return look.single(path)
-            except NotADirectoryError:
-                return None
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError):
-                    raise Refused("io", path, f"cannot be read: {error.strerror}") from error
-                return None
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                return look.single(path)
             with Folder.open(path) as root:
                 return look.tree(root, os.path.basename(os.path.normpath(path)), MAX_DEPTH)
-        except Vanished:
+        except (Vanished, FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise Refused("io", path, f"cannot be read: {error.strerror}") from error
         finally:
             self._known = look.seen
 
@@ -139,8 +134,10 @@ class _Look:
                 return self.tree(opened, entry, depth - 1)
         except Vanished:
             return None
-        except Refused as refused:  # one that may not be entered, or whose disk fails
+        except Refused as refused:  # one that may not be entered
             return Tree(entry, problem=refused.defect.summary)
+        except OSError as error:  # its disk fails
+            return Tree(entry, problem=f"cannot be read: {error.strerror}")
 
     def _listed(self, folder: Folder) -> Iterator[tuple[str, os.stat_result]]:
         try:

@@ -141,7 +141,8 @@ class CheckpointWatch:
             self._asked[mount] = now
         try:
             answer = await self._prober.ask(mount, question)
-        except EOFError:  # somebody killed the child; the next look has another
+        except (EOFError, ValueError):  # somebody killed the child, or it failed; the next scan has another
+            one.scanned, one.problem = mono, "the process that scans it ended"
             return True
         if isinstance(answer, Stuck):
             self._stuck[mount] = answer.seconds
