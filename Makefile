@@ -7,10 +7,10 @@ PROMTOOL := $(or $(shell command -v promtool 2>/dev/null),$(VENV)/prometheus/usr
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compile test check bench bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
+.PHONY: help demo compile test check bench bench-checkpoint bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A fresh Debian may lack ensurepip: then, as root, python3-venv is installed; otherwise it is named.
 $(VENV)/installed: pyproject.toml
@@ -53,6 +53,9 @@ bench: compile ## what emit() costs beside its peers, and the daemon its node
 	$(BIN)/python tests/bench/emit_cost.py
 	$(BIN)/python tests/bench/startup_cost.py
 	$(BIN)/python tests/bench/daemon_load.py
+
+bench-checkpoint: compile ## how fast tensors of a checkpoint are counted, beside numpy and torch
+	PYTHONPATH=tests $(BIN)/python tests/bench/checkpoint.py
 
 bench-detection: compile ## how well faults are found, on labelled runs, beside simpler ways
 	$(BIN)/python tests/bench/detection.py
