@@ -22,7 +22,7 @@ T = TypeVar("T")
 QUIET = {
     "http": 'listen = ""',
     "steps": "enabled = false",
-    **{f"pollers.{name}": "enabled = false" for name in ("gpu", "host", "processes", "disks", "ray")},
+    **{f"pollers.{name}": "enabled = false" for name in ("gpu", "host", "processes", "disks", "ray", "checkpoints")},
 }
 
 

@@ -33,6 +33,7 @@ from rlhfd_daemon.observation import Observation
 from rlhfd_daemon.outlets.all import Outlets
 from rlhfd_daemon.pipeline import Pipeline
 from rlhfd_daemon.pollers import build as build_pollers
+from rlhfd_daemon.pollers.checkpoints import CheckpointPoller
 from rlhfd_daemon.pollers.gpu import GpuPoller
 from rlhfd_daemon.pollers.ray import RayPoller
 from rlhfd_daemon.pollers.schedule import Schedule
@@ -84,21 +85,19 @@ class App:
         state_dir = Path(config.daemon.state_dir)
         self._lock = StateLock(state_dir)
         self.runs = Runs()
-        self.framelog = FrameLog(
-            state_dir / "frames",
-            segment_bytes=config.framelog.segment_bytes,
-            max_bytes=config.framelog.max_bytes,
-        )
+        log_sizes = config.framelog.segment_bytes, config.framelog.max_bytes
+        self.framelog = FrameLog(state_dir / "frames", segment_bytes=log_sizes[0], max_bytes=log_sizes[1])
         self.outlets = Outlets(config, self.runs, environ, status=self._status, unhealthy=self._unhealthy)
         lifecycle = Lifecycle(alert_rules(config.alerts))
         self.actions = Actions(config.actions, self.runs, lambda stream: self.ingest.tell(stream))
-        self.pipeline = Pipeline(build(config.analyzers), lifecycle, (*self.outlets.sinks, self.actions))
+        names = ProcessNames()
+        pollers = build_pollers(config.pollers, self.runs, state_dir, names)
+        saves = [one for one in pollers if isinstance(one, CheckpointPoller)]
+        self.pipeline = Pipeline(build(config.analyzers), lifecycle, (*self.outlets.sinks, self.actions, *saves))
         self.deaths = Deaths(self.runs)
         self.losses = Losses(self.runs, self.framelog.stats)
         self.stalls = StallWatch(config.phases, self.runs, states)
-        names = ProcessNames()
         gpu = GpuPoller(config.pollers.gpu, self.runs, state_dir, names=names) if config.pollers.gpu.enabled else None
-        pollers = build_pollers(config.pollers, self.runs, state_dir, names)
         ray = next((one for one in pollers if isinstance(one, RayPoller)), None)
         self.pollers = Schedule(pollers if gpu is None else (*pollers, gpu), self._note)
         self.delivery = Delivery(environ, state_dir / "targets.json")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rlhfd_daemon.checkpoints.layout import Description
     from rlhfd_daemon.checkpoints.report import Report
 
-__all__ = ["checkpoint_command"]
+__all__ = ["checkpoint_command", "checkpoints_command"]
 
 BAD_INPUT = 3
 _CODES = {None: 0, Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
@@ -62,9 +63,37 @@ def checkpoint_command(path: PathArgument, compare: CompareOption = None, json: 
     raise typer.Exit(worst)
 
 
+def checkpoints_command(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    config: Annotated[Optional[Path], typer.Option("--config", "-c", help="The daemon's configuration file.")] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each checkpoint.")] = False,
+) -> None:
+    """Show what the daemon found of each checkpoint of a run, oldest first: health, drift, what is wrong."""
+    from rlhfd_daemon.checkpoints.history import History
+    from rlhfd_daemon.checkpoints.rendering import history
+    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.errors import CheckpointError
+
+    with one_line_errors():
+        kept = History(Path(read_config(config)[0].daemon.state_dir) / "runs")
+        launches = kept.launches(run)
+        if not launches:
+            raise CheckpointError(f"no checkpoint of a run {run!r} was judged; rlhfd runs shows the names of runs")
+        console = Console(highlight=False, soft_wrap=True)
+        for boot in launches:
+            found = kept.of(run, boot)
+            if json:
+                for one in found:
+                    typer.echo(msgspec.json.encode({"boot": boot, **msgspec.to_builtins(one)}).decode())
+            else:
+                for line in history(boot, found):
+                    console.print(line)
+
+
 def _pairs(path: Path, compare: Path | None) -> Iterator[tuple[Description, tuple[Path, Description] | None]]:
     """Each checkpoint at ``path`` with the one that it is compared with."""
-    from rlhfd_daemon.checkpoints.report import chains, layout_of
+    from rlhfd_daemon.checkpoints.chains import chains
+    from rlhfd_daemon.checkpoints.report import layout_of
 
     earlier = None if compare is None else chains(layout_of(compare))
     for chain in chains(layout_of(path)):

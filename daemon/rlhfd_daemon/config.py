@@ -17,6 +17,7 @@ from rlhfd_daemon.config_actions import AnyAction
 from rlhfd_daemon.config_alerts import AlertsConfig
 from rlhfd_daemon.config_analyzers import AdaptiveConfig, AnalyzersConfig, IncidentsConfig, NonFiniteConfig
 from rlhfd_daemon.config_check import cross_problems, problems_in
+from rlhfd_daemon.config_checkpoints import CheckpointsConfig
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
 from rlhfd_daemon.config_rules import RulesConfig
@@ -115,6 +116,7 @@ class PollersConfig(_Section, frozen=True, kw_only=True):
     processes: ProcessesConfig = ProcessesConfig()
     disks: DisksConfig = DisksConfig()
     ray: RayConfig = RayConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
 
 
 class ControlConfig(_Section, frozen=True, kw_only=True):

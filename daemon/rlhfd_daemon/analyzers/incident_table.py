@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhfd_alerts.finding import Severity
 from rlhfd_daemon.analyzers.incident import Incident
 from rlhfd_daemon.analyzers.incidents_actions import ACTIONS
+from rlhfd_daemon.analyzers.incidents_checkpoints import CHECKPOINTS
 from rlhfd_daemon.analyzers.incidents_own import OWN
 
 __all__ = ["INCIDENTS", "Incident"]
@@ -140,6 +141,7 @@ INCIDENTS: tuple[Incident, ...] = (
         labels=("gpu", "call", "pid"),
         value="seconds",
     ),
+    *CHECKPOINTS,
     *OWN,
     *ACTIONS,
 )

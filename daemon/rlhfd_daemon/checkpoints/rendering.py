@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
 from rlhfd_alerts.finding import Severity
 from rlhfd_alerts.text import one_line
 from rlhfd_daemon.checkpoints.health import KINDS, Issue
+from rlhfd_daemon.checkpoints.judgement import Judgement
 from rlhfd_daemon.checkpoints.report import Report
 from rlhfd_daemon.checkpoints.statistics import TensorStatistics
 
-__all__ = ["lines"]
+__all__ = ["history", "lines"]
 
 SHOWN = 10  # issues of one kind
 ZEROS = 0.05  # a share that is worth a word
@@ -46,6 +47,27 @@ def lines(one: Report, width: int) -> Iterator[Text]:
     if one.compared is not None and one.examined.comparisons:
         yield Text(f"  since {one_line(one.compared)}: {_drift(one)}")
     yield from _issues(one.issues)
+
+
+def history(boot: str, found: Sequence[Judgement]) -> Iterator[Text]:
+    """A line for each judgement of one launch, oldest first."""
+    yield Text(f"launch {one_line(boot)}", style="bold")
+    yield Text(
+        f"  {'step':>8}  {'of':6}{'format':10}{'health':>7}{'MB':>10}{'norm':>10}{'update':>9}  issues", style="dim"
+    )
+    for one in found:
+        answer = one.answer
+        severity = None if answer.severity is None else Severity(answer.severity)
+        numbers = "".join(
+            f"{'' if value is None else f'{value:.3g}':>{width}}"
+            for value, width in ((answer.norm, 10), (answer.relative_update, 9))
+        )
+        issues = ", ".join(f"{issue.count} {issue.kind} ({one_line(issue.subject)[:60]})" for issue in answer.issues)
+        step, size = "" if one.step is None else one.step, f"{answer.bytes / 1e6:,.1f}"
+        yield Text(
+            f"  {step:>8}  {one.role or 'model':6}{one.format:10}{answer.score:7.3f}{size:>10}{numbers}  {issues}",
+            style=_STYLES[severity] if severity is not None else "",
+        )
 
 
 def _table(one: Report) -> Iterator[Text]:

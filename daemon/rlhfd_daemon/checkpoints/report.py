@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 
 from rlhfd_alerts.canonical import spell
@@ -23,7 +22,7 @@ from rlhfd_daemon.checkpoints.reading import Pace
 from rlhfd_daemon.checkpoints.scan import Scanner
 from rlhfd_daemon.errors import CheckpointError
 
-__all__ = ["Report", "chains", "layout_of", "report"]
+__all__ = ["Report", "layout_of", "report"]
 
 _Progress = Callable[[int, int], object]
 
@@ -92,17 +91,6 @@ def layout_of(path: Path) -> Layout:
             f"(model.safetensors, pytorch_model.bin) nor an adapter, and no folder with one. {layout.problem}".strip()
         )
     return layout
-
-
-def chains(layout: Layout) -> list[list[Description]]:
-    """The checkpoints of one kind and role that lie beside each other, by step: each may be compared with the one
-    before it."""
-
-    def place(one: Description) -> tuple[str, str, str]:
-        return os.path.dirname(one.path), one.kind, one.role or ""
-
-    ordered = sorted(layout.checkpoints, key=lambda one: (*place(one), -1 if one.step is None else one.step, one.path))
-    return [list(chain) for _, chain in groupby(ordered, key=place)]
 
 
 def report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlhfd_daemon.metrics.metric import Metric, Unit, observed
 
-__all__ = ["DISKS", "HOST", "PROCESSES"]
+__all__ = ["CHECKPOINTS", "DISKS", "HOST", "PROCESSES"]
 
 NODE, RUN = "node", "each process of a run"
 PSI = "Weiner 2018, Pressure Stall Information (Linux kernel documentation, accounting/psi)"
@@ -83,6 +83,15 @@ DISKS: tuple[Metric, ...] = (
         "disk/<device>/inodes_free_ratio", "ratio", NODE,
         "Share of its inodes that are free: how many more files there can be. Absent where there is no fixed number.",
     ),
+)  # fmt: skip
+
+CHECKPOINTS: tuple[Metric, ...] = (
+    observed(
+        "checkpoint/<role>/health", "ratio", "run",
+        "Health of a checkpoint, from its bytes; 1 is healthy, docs/checkpoints.md has the formula. The role is actor, "
+        "critic, or model where there is one model.", healthy="Above 0.95.",
+    ),
+    observed("checkpoint/<role>/size_bytes", "bytes", "run", "Bytes of its files."),
 )  # fmt: skip
 
 PROCESSES: tuple[Metric, ...] = (

@@ -11,7 +11,7 @@ from rlhfd_daemon.metrics.computed import EXPERIENCE
 from rlhfd_daemon.metrics.derived import DERIVED
 from rlhfd_daemon.metrics.engine import ENGINE
 from rlhfd_daemon.metrics.gpu import GPU
-from rlhfd_daemon.metrics.host import DISKS, HOST, PROCESSES
+from rlhfd_daemon.metrics.host import CHECKPOINTS, DISKS, HOST, PROCESSES
 from rlhfd_daemon.metrics.metric import Framework, KeyRange, Metric
 from rlhfd_daemon.metrics.ppo import CRITIC, GONE, POLICY, ROLLOUT
 from rlhfd_daemon.metrics.ray import RAY
@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "GPUs": GPU,
     "Host": HOST,
     "Disks": DISKS,
+    "Checkpoints": CHECKPOINTS,
     "Processes": PROCESSES,
     "Ray": RAY,
     "No longer logged": GONE,

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from rlhfd_daemon.config import PollersConfig
 from rlhfd_daemon.observation import Observation
+from rlhfd_daemon.pollers.checkpoints import CheckpointPoller
 from rlhfd_daemon.pollers.disks import DiskPoller
 from rlhfd_daemon.pollers.host import HostPoller
 from rlhfd_daemon.pollers.processes import ProcessPoller
@@ -45,4 +46,6 @@ def build(config: PollersConfig, runs: Runs, state_dir: Path, names: ProcessName
         found.append(DiskPoller(config.disks, runs, state_dir))
     if config.ray.enabled:
         found.append(RayPoller(config.ray, runs, names))
+    if config.checkpoints.enabled:
+        found.append(CheckpointPoller(config.checkpoints, runs, state_dir))
     return tuple(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,3 +58,10 @@ def test_the_extents_of_one_kind_add_up_and_other_kinds_multiply() -> None:
 def test_the_worst_counts() -> None:
     assert worst([issue("dtype")]) is Severity.WARNING
     assert worst([issue("dtype"), issue("step")]) is Severity.CRITICAL
+
+
+def test_the_page_s_table_is_this_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+    for name, kind in KINDS.items():
+        row = (name, f"[{kind.rule}](rules.md#{kind.rule})", kind.severity.value, f"{kind.least:g}", f"{kind.most:g}")
+        assert f"| {' | '.join((*row, kind.meaning))} |" in page

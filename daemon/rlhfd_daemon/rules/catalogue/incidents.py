@@ -48,6 +48,23 @@ _MORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "gpu_telemetry_stuck": (
         "A GPU's driver does not answer", "our choice", ("gpu_lost", "stalled_phase", "heartbeat_lost"),
     ),
+    "checkpoint_incomplete": (
+        "A checkpoint is never finished", "DeepSpeed, runtime/engine.py: latest comes before all ranks are done", (),
+    ),
+    "checkpoint_non_finite": (
+        "Weights of a checkpoint are not finite", "Rikorose/DeepFilterNet#30, NVIDIA-NeMo/RL#3544", (),
+    ),
+    "checkpoint_moments": ("Optimizer moments of a checkpoint are not finite", "our choice", ()),
+    "checkpoint_files": ("Files of a checkpoint are missing or broken", "our choice", ()),
+    "checkpoint_refused": ("A file of a checkpoint must not be loaded", "CVE-2025-32434", ()),
+    "checkpoint_constant": ("A tensor of a checkpoint became constant", "our choice", ()),
+    "checkpoint_structure": ("Tensors of a checkpoint are others than before", "our choice", ()),
+    "checkpoint_moved": ("A tensor moved too far between checkpoints", "our choice: a tenth of its norm", ()),
+    "checkpoint_frozen": (
+        "A tensor does not change between checkpoints", "openrlhf/models/utils.py; our choice: three in a row", (),
+    ),
+    "checkpoint_step": ("Steps of a checkpoint do not agree", "our choice", ()),
+    "checkpoint_dtype": ("Tensors of a checkpoint changed their type", "our choice", ()),
     "recording_stopped": ("Frames are not recorded", "our choice", ()),
     "frames_lost": ("Frames of a process are lost", "our choice", ("missing_key",)),
     "notifier_degraded": ("Alerts do not reach a target", "our choice: 300 s", ()),

@@ -1,0 +1,86 @@
+"""A process that judges one checkpoint and ends: the last to get processor and disk, and killed if it takes too long.
+
+Usage: python -m rlhfd_daemon.checkpoints.judge_child, with a :class:`Question` as JSON on stdin; the answer, an
+:class:`Answer`, is one JSON object on stdout.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import msgspec
+
+from rlhfd_daemon.checkpoints.defect import Refused, Vanished
+from rlhfd_daemon.checkpoints.examining import WEIGHTS
+from rlhfd_daemon.checkpoints.health import KINDS
+from rlhfd_daemon.checkpoints.judgement import Answer, Found, Question
+from rlhfd_daemon.checkpoints.layout import describe
+from rlhfd_daemon.checkpoints.priority import step_back
+from rlhfd_daemon.checkpoints.reading import Pace
+from rlhfd_daemon.checkpoints.report import Report, report
+from rlhfd_daemon.checkpoints.scan import Scanner
+
+__all__ = ["judged"]
+
+MAX_SUBJECTS = 1000
+MEMORY_BYTES = 2 << 30  # of address space for data; what is needed is a tenth of it
+
+
+def judged(question: Question) -> Answer:
+    """Read and judge."""
+    root = Path(question.root)
+    try:
+        tree = Scanner().scan(question.root)
+        known = {} if tree is None else {one.path: one for one in describe(tree).checkpoints}
+        found = known.get(question.path)
+        if found is None:
+            return Answer(vanished=True)
+        before = known.get(question.before) if question.before is not None else None
+        pace = Pace(question.rate) if question.rate else None
+        return _answer(report(root, found, None if before is None else (root, before), pace=pace, forget=True))
+    except Vanished:
+        return Answer(vanished=True)
+    except Refused as refused:
+        return Answer(error=str(refused))
+
+
+def _answer(one: Report) -> Answer:
+    issues = []
+    for kind in KINDS:
+        chosen = [issue for issue in one.issues if issue.kind == kind]
+        if chosen:
+            subjects = tuple(issue.subject for issue in chosen[:MAX_SUBJECTS])
+            first = chosen[0]
+            issues.append(
+                Found(kind=kind, count=len(chosen), subject=first.subject, summary=first.summary, subjects=subjects)
+            )
+    compared = [each for key, each in one.examined.comparisons.items() if key[0] in WEIGHTS]
+    updates = sorted(each.relative_update for each in compared if each.relative_update is not None)
+    norms = [each.norm for key, each in one.examined.tensors.items() if key[0] == "weight" and each.norm is not None]
+    state = one.inventory.state
+    return Answer(
+        score=one.score,
+        severity=None if one.severity is None else one.severity.value,
+        bytes=one.found.size,
+        seconds=one.seconds,
+        compared=one.compared,
+        issues=tuple(issues),
+        optimizer_steps=None if state is None else state.global_steps,
+        relative_update=updates[len(updates) // 2] if updates else None,
+        unchanged=sum(each.unchanged for each in compared),
+        norm=sum(norm * norm for norm in norms) ** 0.5 if norms else None,
+    )
+
+
+def main() -> None:
+    """One question, one answer."""
+    step_back()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    sys.stdout.buffer.write(msgspec.json.encode(judged(question)))
+
+
+if __name__ == "__main__":
+    main()
