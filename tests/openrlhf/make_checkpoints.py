@@ -1,26 +1,19 @@
-"""Writes small checkpoints with torch, safetensors and DeepSpeed, and what they hold; a program of the OpenRLHF
-environment.
+"""Writes small checkpoints with torch and safetensors, and what they hold; a program of the OpenRLHF environment.
 
-Usage: ``python make_checkpoints.py FOLDER [--deepspeed]``. Beside each ``NAME`` appears ``NAME.json``: for each tensor
-its type, shape and bytes (hex, row-major). With ``--deepspeed`` real DeepSpeed trains a small model on two processes
-and saves it, ZeRO 0 to 3; ``fp32.json`` beside a tag is what DeepSpeed's own zero_to_fp32 makes of it. The recorded
-files of ``tests/fixtures/checkpoints`` were made with it.
+Usage: ``python make_checkpoints.py FOLDER``. Beside each ``NAME`` appears ``NAME.json``: for each tensor its type,
+shape and bytes (hex, row-major). The files of ``tests/fixtures/checkpoints`` were made with it.
 """
 
 from __future__ import annotations
 
 import collections
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch  # type: ignore[import-not-found]
 from safetensors.torch import save_file  # type: ignore[import-not-found]
-
-KINDS = ("zero0", "zero1", "zero2", "zero3", "bf16")
-WORLD = 2
 
 
 def tensors() -> dict[str, Any]:
@@ -86,57 +79,5 @@ def main(folder: Path) -> None:
     write(folder / "types.safetensors", plain)
 
 
-def train(kind: str, folder: Path) -> None:
-    """One of two processes (RANK) that train and save a model."""
-    import deepspeed  # type: ignore[import-not-found]
-
-    deepspeed.init_distributed("gloo")
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.Linear(7, 3))
-    model[0].bias.requires_grad_(False)
-    decayed = [one for one in model.parameters() if one.requires_grad and one.dim() > 1]
-    others = [one for one in model.parameters() if one.requires_grad and one.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], 0.01
-    )
-    stage = 1 if kind == "bf16" else int(kind[-1])
-    config = {
-        "train_micro_batch_size_per_gpu": 2,
-        "zero_optimization": {"stage": stage, "reduce_bucket_size": 100, "sub_group_size": 30},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
-    if kind != "zero0":
-        config["bf16"] = {"enabled": True}
-    if kind == "bf16":
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, lr_scheduler=scheduler)
-    dtype = torch.float32 if kind == "zero0" else torch.bfloat16
-    for step in range(3):
-        loss = engine(torch.randn(2, 5, dtype=dtype) + step).float().pow(2).mean()
-        engine.backward(loss)
-        engine.step()
-    client = {
-        "episode": 1,
-        "global_step": 12,
-        "total_consumed_prompts": 384,
-        "data_loader_state_dict": {"sampler": [1]},
-    }
-    engine.save_checkpoint(str(folder), tag="global_step12", client_state=client)
-    if kind != "zero0" and os.environ["RANK"] == "0":
-        from deepspeed.utils.zero_to_fp32 import (  # type: ignore[import-not-found]
-            get_fp32_state_dict_from_zero_checkpoint,
-        )
-
-        whole = get_fp32_state_dict_from_zero_checkpoint(str(folder), "global_step12")
-        (folder / "fp32.json").write_text(json.dumps(described(dict(whole))) + "\n", "utf-8")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
-    if sys.argv[2:3] == ["--train"]:
-        train(sys.argv[3], Path(sys.argv[1]))
-    else:
-        main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))

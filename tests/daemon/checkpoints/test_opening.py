@@ -183,3 +183,17 @@ def test_a_link_that_takes_the_place_of_a_file_or_folder_is_never_followed(tmp_p
         stop.set()
         attacker.join()
     assert min(outcomes.values()) >= 50, outcomes
+
+
+@pytest.mark.parametrize("name", ["link", "fifo", "linked/inside"])
+def test_what_takes_the_place_of_a_file_after_it_was_looked_at_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "target").write_bytes(b"secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").write_bytes(b"x")
+    os.symlink("target", tmp_path / "link")
+    os.symlink("folder", tmp_path / "linked")
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.setattr(Folder, "_expect", lambda *arguments: None)  # as if it had been a regular file then
+    assert refused(tmp_path, name) == "special"
