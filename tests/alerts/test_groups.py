@@ -118,6 +118,11 @@ TIMELINES: dict[str, tuple[dict[str, object], tuple[str, ...], Steps, list[str]]
         .at(401, "+f/a").until(600),
         ["30 b firing e warning", "30 b resolved e warning", "70 b firing f warning", "401 b firing f warning"],
     ),
+    "a target that wants no ends is not told that a part of a group is over": (
+        {"quiet": ("b",), "routing": GROUPED}, ("b",),
+        lambda w: w.at(0, "+e/a", "+f/b").until(31).at(32, "-e/a").until(400).at(401, "-f/b").until(800),
+        ["30 b firing group of e f warning"],
+    ),
     "a silence keeps it from being told until it ends": (
         {}, ("ops",), lambda w: w.silence('rule="a"', until=100).at(1, "+e/a").at(2, "+f/b").until(200),
         ["2 ops firing f warning", "100 ops firing e warning"],

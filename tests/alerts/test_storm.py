@@ -74,6 +74,11 @@ def test_the_ends_that_a_target_is_not_told_need_no_room() -> None:
     assert len(storm.said) == 3
 
 
+def test_a_target_that_wants_no_ends_is_not_told_that_a_storm_is_over() -> None:
+    storm = flooded(5, quiet=("ops",)).until(60).until(3 * HOUR, 60)
+    assert [line for line in storm.said if "storm" in line] == ["10 ops firing storm of 2 warning"]
+
+
 def test_targets_and_runs_have_storms_of_their_own() -> None:
     found = world("a", "b", storms=THREE)
     for number in range(4):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from rlhfd_alerts.testing import SECRET
 from rlhfd_daemon.errors import ControlError
@@ -46,6 +47,7 @@ def told(server: Server, rule: str = "non_finite") -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.timeout(240 + 30 * KILLS)
 def test_promise_D1_kills_at_any_moment_lose_no_alert_and_make_no_second_one(
     short_dir: Path, serve: Callable[..., Server]
 ) -> None:
