@@ -126,7 +126,7 @@ def rounds(path: Path, dtype: str) -> dict[str, float]:
                 took[name].append(spent)
     found = {name: medians.median(each) for name, each in took.items()}
     for python in sorted(Path.home().glob(".cache/rlhfd/openrlhf-*/venv/bin/python"))[:1]:
-        command = [python, "-c", IN_TORCH, path, dtype, str(TENSOR_BYTES), str(TENSORS), str(ROUNDS)]
+        command: list[str | Path] = [python, "-c", IN_TORCH, path, dtype, str(TENSOR_BYTES), str(TENSORS), str(ROUNDS)]
         environ = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
         found["torch"] = float(done.stdout)
