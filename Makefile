@@ -7,7 +7,7 @@ PROMTOOL := $(or $(shell command -v promtool 2>/dev/null),$(VENV)/prometheus/usr
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compile test check bench bench-checkpoint bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
+.PHONY: help demo compile test check bench bench-alerts bench-checkpoint bench-detection bench-openrlhf openrlhf-env test-openrlhf clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ bench: compile ## what emit() costs beside its peers, and the daemon its node
 
 bench-checkpoint: compile ## how fast tensors of a checkpoint are counted, beside numpy and torch
 	PYTHONPATH=tests $(BIN)/python tests/bench/checkpoint.py
+
+bench-alerts: compile $(ALERTMANAGER) ## what becomes of alerts under kills and refusals beside an Alertmanager, and how fast they are (15 min)
+	$(BIN)/python tests/bench/alert_delivery.py
+	$(BIN)/python tests/bench/alert_latency.py
 
 bench-detection: compile ## how well faults are found, on labelled runs, beside simpler ways
 	$(BIN)/python tests/bench/detection.py

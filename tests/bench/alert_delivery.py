@@ -143,7 +143,9 @@ def outcome(name: str, make: Make, kills: int, seed: int) -> Outcome:
     say(f"{name}: silences")
     silences = silences_lost(make)
     say(f"{name}: 429, outage")
-    return Outcome(name, *lost, silences, retried_after(make), told_after_outage(make))
+    found = Outcome(name, *lost, silences, retried_after(make), told_after_outage(make))
+    say(str(found))
+    return found
 
 
 def table(found: list[Outcome], kills: int) -> str:
