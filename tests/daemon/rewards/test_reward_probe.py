@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -36,12 +37,13 @@ class RewardModel:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 model.requests.append(body)
                 status, answer = model.reply(body)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(answer)))
-                if status == 302:
-                    self.send_header("Location", "/elsewhere")
-                self.end_headers()
-                self.wfile.write(answer)
+                with contextlib.suppress(ConnectionError):  # a probe that has given up
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(answer)))
+                    if status == 302:
+                        self.send_header("Location", "/elsewhere")
+                    self.end_headers()
+                    self.wfile.write(answer)
 
             def log_message(self, *_: object) -> None:
                 pass
