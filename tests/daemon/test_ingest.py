@@ -17,6 +17,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from rlhfd_daemon import ingest
 from rlhfd_daemon.endpoint_claim import claim_endpoint
 from rlhfd_daemon.errors import EndpointError
 from rlhfd_daemon.frame import MAX_FRAME_BYTES
@@ -102,6 +103,33 @@ BAD: dict[str, tuple[list[bytes], str]] = {
     "bad_link": ([b"\x01", packed(2)], "malformed"),
     "oversized_link": ([b"x" * 100_000, packed(2)], "malformed"),
 }
+
+
+def test_what_comes_after_a_quiet_time_is_read_at_once(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "GATHER_SECONDS", 60.0)
+
+    async def talk(bench: Bench) -> None:
+        dealer = bench.dealer()
+        await dealer.send_multipart([LINK, packed(1)])
+        await answered(dealer, 1)
+
+    on_bench(short_dir, talk)
+
+
+def test_what_follows_is_read_with_its_group(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "GATHER_SECONDS", 2.0)
+
+    async def talk(bench: Bench) -> None:
+        first, other = bench.dealer(), bench.dealer()
+        await first.send_multipart([LINK, packed(1)])
+        await answered(first, 1)
+        for seq in (2, 3):
+            await first.send_multipart([LINK, packed(seq)])
+        await other.send_multipart([LINK, packed(1, stream="s2")])
+        await answered(first, 3)
+        assert [len(batch) for batch in bench.batches] == [1, 3]
+
+    on_bench(short_dir, talk)
 
 
 @pytest.mark.parametrize("kind", BAD)
