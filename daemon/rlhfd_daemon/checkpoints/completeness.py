@@ -74,12 +74,13 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``missing`` and ``cut_off`` are files; ``reason`` says in words why."""
+    """``missing`` and ``cut_off`` are files; ``reason`` says in words why. ``deleting``: files of it went away."""
 
     state: State
     reason: str
     missing: Missing | None = None
     cut_off: tuple[str, ...] = ()
+    deleting: bool = False
 
 
 def sight(found: Description, before: Sighting | None, now: float) -> Sighting:
@@ -102,7 +103,9 @@ def judge(
     if found.problem:
         return Verdict(State.IN_PROGRESS, f"is not known in full: {found.problem}")
     if gone := _deleted(found, before):
-        return Verdict(State.IN_PROGRESS, f"is being deleted: {gone} of its files are gone since the last look")
+        return Verdict(
+            State.IN_PROGRESS, f"is being deleted: {gone} of its files are gone since the last look", deleting=True
+        )
     missing, note = _missing(found, known)
     flaws = missing or None, found.cut_off
     if _is_saving(found, known):

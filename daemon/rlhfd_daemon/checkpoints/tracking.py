@@ -101,7 +101,7 @@ def track(
         last = was.sighting if was is not None else None
         verdict = judge(found, last, now, known(found), limits)
         appeared = was.appeared if was is not None else now
-        if was is None or (was.state is State.COMPLETE and verdict.state is State.IN_PROGRESS):
+        if was is None or _is_rewritten(was, verdict):
             appeared = now
             tell(News.APPEARED, found, verdict, appeared)
         told = was.told if was is not None else ""
@@ -120,9 +120,13 @@ def track(
     return Tracked(before.root, after), changes
 
 
+def _is_rewritten(was: _Known, verdict: Verdict) -> bool:
+    return was.state is State.COMPLETE and verdict.state is State.IN_PROGRESS and not verdict.deleting
+
+
 def _vanished(was: _Known, layout: Layout) -> Verdict:
     folder = was.sighting.description.path.rpartition("/")[0]
     others = sum(1 for one in layout.checkpoints if one.path.rpartition("/")[0] == folder)
     rotated = f", as rotation does; {others} others are there" if others else ""
-    unfinished = "" if was.state is State.COMPLETE else " before it was seen complete"
+    unfinished = "" if was.told.startswith(State.COMPLETE.value) else " before it was seen complete"
     return Verdict(State.VANISHED, f"was deleted{unfinished}{rotated}")

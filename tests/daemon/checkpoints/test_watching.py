@@ -377,6 +377,17 @@ def test_what_is_out_of_sight_has_not_vanished(tmp_path: Path) -> None:
     assert said(changes) == [("vanished", "global_step1")]
 
 
+def test_one_that_is_being_deleted_was_complete_and_does_not_appear_anew(tmp_path: Path) -> None:
+    files = under("global_step1", {**deepspeed(2), "metric.json": metric()})
+    before, _ = tracked(look(write(tmp_path, files)))
+    (tmp_path / "global_step1" / "mp_rank_00_model_states.pt").unlink()
+    before, changes = tracked(look(tmp_path), before, 1.0)
+    assert changes == []
+    assert before.states == {"global_step1": State.IN_PROGRESS}
+    _, (change,) = tracked(Layout(), before, 2.0)
+    assert change.verdict.reason == "was deleted"
+
+
 def test_one_that_vanishes_unfinished_says_so(tmp_path: Path) -> None:
     before, _ = tracked(look(write(tmp_path, under("global_step1_hf", export()))))
     _, (change,) = tracked(Layout(), before, 5.0)
