@@ -155,6 +155,16 @@ def test_what_only_shows_beside_the_checkpoint_before(
     assert said["score"] < 0.95
 
 
+def test_what_begins_at_zero_may_move_as_far_as_it_is_large(tmp_path: Path) -> None:
+    before, after = weights(), weights(moved=0.01)
+    for found, size in ((before, 1e-4), (after, 3e-4)):
+        found["model.layers.0.mlp.up_proj.lora_B.weight"] = (np.full((64, 4), size) * np.arange(4)).astype(np.float32)
+        found["model.layers.0.self_attn.q_proj.bias"] = np.arange(64, dtype=np.float32) * np.float32(size)
+    paths = export(tmp_path, before, 10), export(tmp_path, after, 20)
+    code, said = judged(paths[1], "--compare", str(paths[0]))
+    assert (code, said["issues"]) == (0, [])
+
+
 def test_a_folder_of_several_compares_each_with_the_one_before(tmp_path: Path) -> None:
     for number, moved in enumerate((0.0, 0.01, 0.02)):
         export(tmp_path, weights(moved=moved), 10 * (number + 1))

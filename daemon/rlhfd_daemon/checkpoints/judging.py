@@ -107,7 +107,12 @@ def _structure(examined: Examined) -> Iterator[Issue]:
 
 
 def _moved(examined: Examined) -> Iterator[Issue]:
-    chosen = _preferred(examined)
+    """Not what begins at zero, as LoRA's second matrix and biases do: its first steps are as large as itself."""
+    chosen = {
+        key: one
+        for key, one in _preferred(examined).items()
+        if _is_learnt(examined, key) or group_of(key[1]) in ("norm", "other")
+    }
     total = sum(one.elements for one in chosen.values())
     for key, one in chosen.items():
         magnitudes, update = one.orders_of_magnitude or 0.0, one.relative_update or 0.0
