@@ -19,7 +19,7 @@ from rlhfd_emitter.log import warn
 from rlhfd_emitter.ring import Ring
 
 # The caller never wakes this thread (no lock, no system call in emit); it looks at the ring itself.
-POLL_MILLISECONDS = 20
+POLL_MILLISECONDS = 60
 ACK_TIMEOUT_SECONDS = 1.0
 MAX_ACK_TIMEOUT_SECONDS = 5.0
 PING_SECONDS = 2.0
