@@ -23,7 +23,7 @@ from rlhfd_emitter.endpoint import ipc_path
 BATCH = 512
 # Many streams with few frames each: reading and answering them one by one would cost more than all the rest. What comes
 # after a quiet time is read at once, what follows with its group.
-GATHER_SECONDS = 0.03
+GATHER_SECONDS = 0.02
 ACK_SECONDS = 0.3  # an emitter waits for a second
 MAX_PEERS = 20_000
 NOBLOCK, SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)  # an enum's `|` and every pass of one into ZeroMQ cost more

@@ -50,7 +50,12 @@ class Ring:
         return self._bytes
 
     def __len__(self) -> int:
-        return len(self._metrics) + len(self._events) + len(self._in_flight)
+        return self.pending + self.in_flight
+
+    @property
+    def pending(self) -> int:
+        """Number of frames that wait to be sent."""
+        return len(self._metrics) + len(self._events)
 
     @property
     def in_flight(self) -> int:

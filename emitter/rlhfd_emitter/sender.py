@@ -18,8 +18,11 @@ from rlhfd_emitter.frame import MAX_FRAME_BYTES
 from rlhfd_emitter.log import warn
 from rlhfd_emitter.ring import Ring
 
-# The caller never wakes this thread (no lock, no system call in emit); it looks at the ring itself.
-POLL_MILLISECONDS = 60
+# The caller never wakes this thread (no lock, no system call in emit). It looks at the ring itself, which is cheap, and
+# after so many looks at the socket.
+LOOK_SECONDS = 0.04
+LOOKS = 3
+POLL_MILLISECONDS = 100
 ACK_TIMEOUT_SECONDS = 1.0
 MAX_ACK_TIMEOUT_SECONDS = 5.0
 PING_SECONDS = 2.0
@@ -111,7 +114,7 @@ class Sender:
         return socket
 
     def _turn(self, socket: zmq.Socket[Any]) -> None:
-        if self._poller.poll(POLL_MILLISECONDS):
+        if self._poller.poll(0 if self._rest() else POLL_MILLISECONDS):
             self._receive(socket)
         now = time.monotonic()
         if self.ring.in_flight and now > self._ack_due:
@@ -124,6 +127,16 @@ class Sender:
         if not self._answered and now - self._started > UNREACHABLE_SECONDS:
             self._answered = True  # said once; from here on exit may wait for a late daemon
             warn("unreachable", "rlhfd: no daemon at %s: %s", self.endpoint, self._why_unreachable())
+
+    def _rest(self) -> bool:
+        """Wait for something to send. False if what there is has to wait for acknowledgements, and at the end."""
+        for _ in range(LOOKS):
+            if self.ring.pending:
+                return self.ring.peek() is not None
+            if self._deadline is not None:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
 
     def _send(self, socket: zmq.Socket[Any], now: float) -> None:
         while (entry := self.ring.peek()) is not None:

@@ -187,7 +187,7 @@ def main() -> None:
         ),
     }
     with ThreadPoolExecutor(len(sides)) as pool:
-        found = list(pool.map(lambda side: outcome(*side, kills, seed), sides.items()))
+        found = list(pool.map(lambda side: outcome(side[0], side[1], kills, seed), sides.items()))
     print(table(found, kills))
     if not found[0].is_good:
         raise SystemExit("rlhfd misses its goal")
