@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from openrlhf.lab import Lab, Process
 from openrlhf.runs import VARIANTS, start_dpo, start_ppo, start_rm, start_sft
 from rlhfd_daemon.checkpoints.completeness import Known, Limits, State
 from rlhfd_daemon.checkpoints.layout import Description, Layout, describe
+from rlhfd_daemon.checkpoints.report import report
 from rlhfd_daemon.checkpoints.scan import Scanner
 from rlhfd_daemon.checkpoints.tracking import Change, News, Tracked, track
 
@@ -156,10 +159,33 @@ def check(run: Watched) -> None:
             assert "metric.json is whole" in change.verdict.reason
 
 
+def judged(run: Watched, lab: Lab) -> None:
+    """All that is left is healthy; of the newest of each kind the statistics are torch's own."""
+    newest: dict[tuple[str, str | None], Description] = {}
+    for one in run.layout.checkpoints:
+        found = report(run.folder, one)
+        assert found.score > 0.95, (one.path, found.issues)
+        if not one.best and one.path.startswith("checkpoints/"):
+            known = newest.get((one.kind, one.role))
+            newest[one.kind, one.role] = one if known is None or (one.step or 0) > (known.step or 0) else known
+    for one in newest.values():
+        ours = report(run.folder, one).examined.tensors
+        command = [lab.python, Path(__file__).parent / "checkpoint_in_torch.py", run.folder / one.path]
+        said = subprocess.run(command, env=lab.environment(), check=True, timeout=300, stdout=subprocess.PIPE)
+        told: dict[str, dict[str, float]] = json.loads(said.stdout.splitlines()[-1])
+        keys = {"/".join(key): key for key in ours if key[0] in ("weight", "master")}
+        assert keys
+        assert keys.keys() <= told.keys()
+        for name, key in keys.items():
+            for what, value in told[name].items():
+                assert getattr(ours[key], what) == pytest.approx(value, rel=1e-9, abs=1e-12), (one.path, name, what)
+
+
 @pytest.mark.parametrize("name", RANKS)
-def test_checkpoints_of_sft_rm_and_dpo(name: str, trained: Callable[[str], Watched]) -> None:
+def test_checkpoints_of_sft_rm_and_dpo(name: str, trained: Callable[[str], Watched], lab: Lab) -> None:
     run = trained(name)
     check(run)
+    judged(run, lab)
     _, ranks, extra = RANKS[name]
     steps = {one.path: one for one in run.layout.checkpoints if one.kind == "deepspeed"}
     newest = steps[f"checkpoints/global_step{STEPS}"]
@@ -177,9 +203,10 @@ def test_checkpoints_of_sft_rm_and_dpo(name: str, trained: Callable[[str], Watch
 
 
 @pytest.mark.parametrize("name", PPO)
-def test_checkpoints_of_ppo(name: str, ppo: Callable[[str], Watched]) -> None:
+def test_checkpoints_of_ppo(name: str, ppo: Callable[[str], Watched], lab: Lab) -> None:
     run = ppo(name)
     check(run)
+    judged(run, lab)
     roles = {one.role for one in run.layout.checkpoints if one.kind == "deepspeed"}
     assert roles == ({"actor"} if name == "ppo-zero3" else {"actor", "critic"})
     tags = [one for one in run.layout.checkpoints if one.path.startswith("checkpoints/_actor/")]
