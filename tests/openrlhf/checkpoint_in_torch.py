@@ -16,8 +16,8 @@ from typing import Any
 
 def tensors(folder: Path) -> Iterator[tuple[str, Any]]:
     """Every tensor by its kind and name."""
-    import torch
-    from safetensors.torch import load_file
+    import torch  # type: ignore[import-not-found]
+    from safetensors.torch import load_file  # type: ignore[import-not-found]
 
     for path in sorted(folder.glob("*.safetensors")):
         for name, tensor in load_file(path).items():
@@ -30,7 +30,7 @@ def tensors(folder: Path) -> Iterator[tuple[str, Any]]:
         return
     module = torch.load(models[0], map_location="cpu", weights_only=False)["module"]
     yield from ((f"weight/{name}", tensor) for name, tensor in module.items() if tensor.numel())
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # type: ignore[import-not-found]
 
     for name, tensor in get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), folder.name).items():
         yield f"master/{name}", tensor
