@@ -20,6 +20,7 @@ from rlhfd_daemon.config_check import cross_problems, problems_in
 from rlhfd_daemon.config_checkpoints import CheckpointsConfig
 from rlhfd_daemon.config_host import DisksConfig, HostConfig, ProcessesConfig, RayConfig
 from rlhfd_daemon.config_outlets import HttpConfig, StepsConfig
+from rlhfd_daemon.config_reward_probe import RewardProbeConfig
 from rlhfd_daemon.config_rules import RulesConfig
 from rlhfd_daemon.config_targets import HeartbeatConfig, LinksConfig, targets_from
 from rlhfd_daemon.errors import ConfigError, Problem
@@ -117,6 +118,7 @@ class PollersConfig(_Section, frozen=True, kw_only=True):
     disks: DisksConfig = DisksConfig()
     ray: RayConfig = RayConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    reward_probe: RewardProbeConfig = RewardProbeConfig()
 
 
 class ControlConfig(_Section, frozen=True, kw_only=True):

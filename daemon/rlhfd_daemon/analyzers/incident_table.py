@@ -72,6 +72,35 @@ INCIDENTS: tuple[Incident, ...] = (
         roles=frozenset({"RolloutRayActor", "LLMRayActor"}),  # the second up to 0.10.1
     ),
     Incident(
+        begin="reward_scores_changed",
+        ends=("reward_scores_kept",),
+        rule="reward_scores_changed",
+        family="reward",
+        severity=Severity.CRITICAL,
+        metric="reward_probe/changed_count",
+        summary="{scorer} scores {count} known answers otherwise than before, the first ({pair}) {new}, not {old}",
+        remedy="The reward is not the one that the run began with: look for a new version of the reward model or "
+        "function, other weights, or a service that answers for another model. Rewards before and after do not "
+        "compare; when the new scores are right, remove the baseline file.",
+        key=("scorer",),
+        labels=("scorer",),
+        value="count",
+    ),
+    Incident(
+        begin="reward_probe_failed",
+        ends=("reward_probe_answered",),
+        rule="reward_probe_failed",
+        family="reward",
+        severity=Severity.WARNING,
+        metric="reward_probe/failed_ratio",
+        summary="{failed} of {calls} probes of {scorer} failed: {error}",
+        remedy="Look at the reward service and its log: OpenRLHF itself only retries, and a sample without a reward "
+        "ends the run.",
+        key=("scorer",),
+        labels=("scorer",),
+        value="failed",
+    ),
+    Incident(
         begin="oom_kill",
         rule="oom_kill",
         family="system",

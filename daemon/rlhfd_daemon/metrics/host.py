@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlhfd_daemon.metrics.metric import Metric, Unit, observed
 
-__all__ = ["CHECKPOINTS", "DISKS", "HOST", "PROCESSES"]
+__all__ = ["CHECKPOINTS", "DISKS", "HOST", "PROCESSES", "REWARD_PROBE"]
 
 NODE, RUN = "node", "each process of a run"
 PSI = "Weiner 2018, Pressure Stall Information (Linux kernel documentation, accounting/psi)"
@@ -83,6 +83,18 @@ DISKS: tuple[Metric, ...] = (
         "disk/<device>/inodes_free_ratio", "ratio", NODE,
         "Share of its inodes that are free: how many more files there can be. Absent where there is no fixed number.",
     ),
+)  # fmt: skip
+
+REWARD_PROBE: tuple[Metric, ...] = (
+    *(
+        observed(
+            f"reward_probe/latency_{name}_seconds", "seconds", NODE,
+            f"{text} time of the calls of one round of the reward probe that were answered.",
+        )
+        for name, text in (("p50", "Median"), ("p95", "95th percentile of the"), ("p99", "99th percentile of the"))
+    ),
+    observed("reward_probe/failed_ratio", "ratio", NODE, "Share of its calls that failed.", healthy="0."),
+    observed("reward_probe/changed_count", "count", NODE, "Known answers that are scored otherwise.", healthy="0."),
 )  # fmt: skip
 
 CHECKPOINTS: tuple[Metric, ...] = (

@@ -11,7 +11,7 @@ from rlhfd_daemon.metrics.computed import EXPERIENCE
 from rlhfd_daemon.metrics.derived import DERIVED
 from rlhfd_daemon.metrics.engine import ENGINE
 from rlhfd_daemon.metrics.gpu import GPU
-from rlhfd_daemon.metrics.host import CHECKPOINTS, DISKS, HOST, PROCESSES
+from rlhfd_daemon.metrics.host import CHECKPOINTS, DISKS, HOST, PROCESSES, REWARD_PROBE
 from rlhfd_daemon.metrics.metric import Framework, KeyRange, Metric
 from rlhfd_daemon.metrics.ppo import CRITIC, GONE, POLICY, ROLLOUT
 from rlhfd_daemon.metrics.ray import RAY
@@ -37,6 +37,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Host": HOST,
     "Disks": DISKS,
     "Checkpoints": CHECKPOINTS,
+    "Reward probe": REWARD_PROBE,
     "Processes": PROCESSES,
     "Ray": RAY,
     "No longer logged": GONE,

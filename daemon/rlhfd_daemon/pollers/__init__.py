@@ -13,6 +13,7 @@ from rlhfd_daemon.pollers.disks import DiskPoller
 from rlhfd_daemon.pollers.host import HostPoller
 from rlhfd_daemon.pollers.processes import ProcessPoller
 from rlhfd_daemon.pollers.ray import RayPoller
+from rlhfd_daemon.pollers.reward_probe import RewardProbePoller
 from rlhfd_daemon.process_names import ProcessNames
 from rlhfd_daemon.runs import Runs
 
@@ -48,4 +49,6 @@ def build(config: PollersConfig, runs: Runs, state_dir: Path, names: ProcessName
         found.append(RayPoller(config.ray, runs, names))
     if config.checkpoints.enabled:
         found.append(CheckpointPoller(config.checkpoints, runs, state_dir))
+    if config.reward_probe.pairs:
+        found.append(RewardProbePoller(config.reward_probe, state_dir))
     return tuple(found)

@@ -30,6 +30,8 @@ _MORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "openrlhf/utils/agent.py, which only logs errors",
         ("reward_calls_fail", "reward_missing", "non_finite", "actor_death", "stalled_phase"),
     ),
+    "reward_scores_changed": ("The reward scores known answers differently", "our choice", ("reward_failed",)),
+    "reward_probe_failed": ("The reward does not answer a probe", "our choice", ("reward_failed", "reward_calls_fail")),
     "oom_kill": (
         "The kernel has killed a process for want of memory",
         "OpenRLHF/OpenRLHF#911, OpenRLHF/OpenRLHF#936",
