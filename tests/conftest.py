@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support import DaemonProcess, running_daemon
+
+settings.register_profile("shared", deadline=None)  # on a shared machine the time of an example says nothing
+settings.load_profile("shared")
 
 
 @pytest.fixture

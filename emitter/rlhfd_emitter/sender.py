@@ -20,8 +20,8 @@ from rlhfd_emitter.ring import Ring
 
 # The caller never wakes this thread (no lock, no system call in emit). It looks at the ring itself, which is cheap, and
 # after so many looks at the socket.
-LOOK_SECONDS = 0.04
-LOOKS = 3
+LOOK_SECONDS = 0.05
+LOOKS = 2
 POLL_MILLISECONDS = 100
 ACK_TIMEOUT_SECONDS = 1.0
 MAX_ACK_TIMEOUT_SECONDS = 5.0

@@ -260,7 +260,7 @@ trainer.broadcast_to_vllm()
     )
     by_pid = {pid: [frame for frame in frames if frame.pid == pid] for pid in {frame.pid for frame in frames}}
     assert len(by_pid) == len({frame.stream for frame in frames}) == 2
-    parent = frames[0].pid
-    assert phases(by_pid.pop(parent)) == ["+ppo_train", "-ppo_train", "+broadcast", "-broadcast"]
-    (child,) = by_pid.values()
-    assert phases(child) == ["+ppo_train", "-ppo_train"]
+    assert sorted(map(phases, by_pid.values()), key=len) == [  # whose frames come first is open
+        ["+ppo_train", "-ppo_train"],
+        ["+ppo_train", "-ppo_train", "+broadcast", "-broadcast"],
+    ]
