@@ -1,6 +1,6 @@
 """Checkpoints that OpenRLHF itself writes: found while they are written, judged right, rotated without an alarm.
 
-``RLHFD_KEEP_CHECKPOINTS`` names a folder to which the runs' folders are copied when they are over.
+``RLHFD_ALL_CHECKPOINTS`` adds further runs, ``RLHFD_KEEP_CHECKPOINTS`` names a folder to which the runs' folders are copied when they are over.
 """
 
 from __future__ import annotations
@@ -86,15 +86,17 @@ def _said(known: Known, _found: Description) -> Known:
 
 RANKS: dict[str, tuple[Callable[..., Process], int, tuple[str, ...]]] = {
     "sft": (start_sft, 1, ()),
-    "sft-two-ranks": (start_sft, 2, ()),
-    "sft-zero3": (start_sft, 2, ZERO3),
-    "sft-lora": (start_sft, 1, LORA),
     "sft-lora-zero3": (start_sft, 1, (*LORA, *ZERO3)),
     "rm": (start_rm, 1, ()),
     "dpo": (start_dpo, 1, ()),
 }
+if os.environ.get("RLHFD_ALL_CHECKPOINTS"):  # four minutes more, for what the others show in other pairings
+    RANKS |= {
+        "sft-two-ranks": (start_sft, 2, ()),
+        "sft-zero3": (start_sft, 2, ZERO3),
+        "sft-lora": (start_sft, 1, LORA),
+    }
 PPO: dict[str, tuple[str, ...]] = {
-    "ppo": (),
     "ppo-zero3": VARIANTS["reinforce"],
     "ppo-best": (
         "--eval.dataset",
