@@ -20,7 +20,7 @@ from rlhfd_emitter import Emitter
 from services import Server
 from support import DaemonProcess, wait_for
 
-KILLS = int(os.environ.get("RLHFD_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("RLHFD_TEST_KILLS", "8"))
 SECRET_ENV = {"HOOK_SECRET": SECRET}
 SIGNED = 'secret_env = "HOOK_SECRET"'
 

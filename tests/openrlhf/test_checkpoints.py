@@ -1,6 +1,7 @@
 """Checkpoints that OpenRLHF itself writes: found while they are written, judged right, rotated without an alarm.
 
-``RLHFD_ALL_CHECKPOINTS`` adds further runs, ``RLHFD_KEEP_CHECKPOINTS`` names a folder to which the runs' folders are copied when they are over.
+``RLHFD_ALL_CHECKPOINTS`` adds further runs; ``RLHFD_KEEP_CHECKPOINTS`` names a folder to which the runs' folders are
+copied when they are over.
 """
 
 from __future__ import annotations
