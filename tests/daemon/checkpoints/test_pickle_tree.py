@@ -57,7 +57,7 @@ plain = st.recursive(
 @given(plain, st.sampled_from([2, 3, 4, 5]))
 def test_plain_data_is_what_pickle_makes_of_it(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol)
-    if protocol == 2 and b"_codecs" in data:  # bytes were a call then
+    if protocol == 2 and (b"_codecs" in data or b"__builtin__" in data):  # bytes were a call then, empty ones another
         return
     found = read(data)
     assert (found.value, found.end) == (value, len(data))
