@@ -56,6 +56,9 @@ class Tensor(np.ndarray[Any, Any]):
     def new_empty(self, size: int | tuple[int, ...]) -> Any:
         return tensor(np.empty(size, self.dtype))
 
+    def new_full(self, size: tuple[int, ...], value: int) -> Any:
+        return tensor(np.full(size, value, self.dtype))
+
     def argwhere(self) -> Any:
         return np.argwhere(self)
 

@@ -11,7 +11,7 @@ from rlhfd_daemon.errors import Problem
 
 __all__ = [
     "AbsenceConfig", "AdaptiveConfig", "AnalyzersConfig", "ForecastConfig", "IncidentsConfig", "NonFiniteConfig",
-    "forecast_faults",
+    "RewardConfig", "forecast_faults",
 ]  # fmt: skip
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -87,6 +87,15 @@ def forecast_faults(forecast: ForecastConfig) -> list[Problem]:
     return [Problem("analyzers.forecast.critical_minutes", hint)]
 
 
+class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rewards of single answers, ``window_samples`` (or the steps that hold so many) together. What was found is
+    over when ``clear_after`` steps have not shown it."""
+
+    enabled: bool = True
+    window_samples: Annotated[int, Meta(ge=64, le=8192)] = 256
+    clear_after: _Count = 20
+
+
 class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One section per analyzer."""
 
@@ -95,4 +104,5 @@ class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     incidents: IncidentsConfig = IncidentsConfig()
     absence: AbsenceConfig = AbsenceConfig()
     forecast: ForecastConfig = ForecastConfig()
+    reward: RewardConfig = RewardConfig()
     rules: RulesConfig = RulesConfig()

@@ -28,10 +28,9 @@ EXIT_CODES: dict[State, int] = {"ok": 0, "warn": 1, "fail": 2}
 MIN_PYTHON, START_PYTHON = (3, 10), (3, 15)
 PTH, START = "rlhfd.pth", "rlhfd.start"
 FULL, REDUCED = ((0, 8, 0), (0, 11, 2)), (0, 5, 0)
-KNOWN_VARIABLES = frozenset(
-    f"RLHFD_{name}"
-    for name in ("RUN", "BOOT", "ENDPOINT", "DISABLE", "RUNTIME_DIR", "OPENRLHF_CACHE", "NEXT_RUNTIME_ENV_HOOK")
-)
+_VARIABLES = ("RUN", "BOOT", "ENDPOINT", "DISABLE", "ALLOW", "SAMPLES", "RUNTIME_DIR", "OPENRLHF_CACHE",
+              "NEXT_RUNTIME_ENV_HOOK")  # fmt: skip
+KNOWN_VARIABLES = frozenset(f"RLHFD_{name}" for name in _VARIABLES)
 # package -> what there is without it; rlhfd itself needs none of them.
 PACKAGES = {
     "ray": "no PPO",

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import MutableMapping, Sequence
 
 from rlhfd_emitter.emitter import MAX_NAME
-from rlhfd_emitter.requests import ACTIONS, ALLOW_VARIABLE, allowed_in
+from rlhfd_emitter.requests import ACTIONS, ALLOW_VARIABLE, SAMPLES_VARIABLE, allowed_in
 
 NOT_EXECUTABLE, NOT_FOUND, USAGE = 126, 127, 2
 _NAME = re.compile(r"[\w.:@/+-]+")
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="rlhfd run",
         description="Run an OpenRLHF command under observation. The command's code and its exit code stay its own.",
-        usage="rlhfd run [--run NAME] [--endpoint URL] [--allow ACTIONS] -- COMMAND [ARGUMENT ...]",
+        usage="rlhfd run [--run NAME] [--endpoint URL] [--allow ACTIONS] [--samples] -- COMMAND [ARGUMENT ...]",
     )
     parser.add_argument("--run", metavar="NAME", help="the run's name (default: trainer, date and time)")
     parser.add_argument(
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
         "--allow",
         metavar="ACTIONS",
         help=f"what the daemon may ask of the run, by default nothing: {', '.join(ACTIONS)} (docs/actions.md)",
+    )
+    parser.add_argument(
+        "--samples", action="store_true", help="also send each answer's reward, length and the like, never its text"
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--run: {run!r} must be at most {MAX_NAME} letters, digits or . _ : @ / + -")
     if options.allow and allowed_in(options.allow) != {part.strip() for part in options.allow.split(",")}:
         parser.error(f"--allow: {options.allow!r} must be one or more of {', '.join(ACTIONS)}, separated by commas")
-    set_environment(os.environ, run, options.endpoint, options.allow)
+    set_environment(os.environ, run, options.endpoint, options.allow, options.samples)
     sys.stderr.write(f"rlhfd: observing run {run}\n")
     sys.stderr.flush()
     # Python ignores these two, and what is ignored stays so in the command.
@@ -69,7 +72,7 @@ def default_run_name(command: Sequence[str], now: time.struct_time) -> str:
 
 
 def set_environment(
-    environ: MutableMapping[str, str], run: str, endpoint: str | None, allow: str | None = None
+    environ: MutableMapping[str, str], run: str, endpoint: str | None, allow: str | None = None, samples: bool = False
 ) -> None:
     """What the processes of the run inherit; ``RLHFD_BOOT`` tells two launches of one name apart."""
     environ["RLHFD_RUN"] = run
@@ -78,3 +81,5 @@ def set_environment(
         environ["RLHFD_ENDPOINT"] = endpoint
     if allow:
         environ[ALLOW_VARIABLE] = allow
+    if samples:
+        environ[SAMPLES_VARIABLE] = "1"

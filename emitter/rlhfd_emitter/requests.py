@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-__all__ = ["ACTIONS", "ALLOW_VARIABLE", "Request", "Requests", "allowed_in"]
+__all__ = ["ACTIONS", "ALLOW_VARIABLE", "SAMPLES_VARIABLE", "Request", "Requests", "allowed_in"]
 
 ALLOW_VARIABLE = "RLHFD_ALLOW"
+SAMPLES_VARIABLE = "RLHFD_SAMPLES"
+"""``1``: the numbers of single answers are sent, too."""
 ACTIONS = ("checkpoint", "stop")
 MAX_TEXT = 64
 MAX_AT_ONCE = 16

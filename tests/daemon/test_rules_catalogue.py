@@ -15,7 +15,16 @@ from typing import Any
 import pytest
 
 from rlhfd_alerts.finding import Finding, Severity
-from rlhfd_daemon.analyzers import absence, adaptive, forecast, forecast_steps, joint, non_finite, overdue
+from rlhfd_daemon.analyzers import (
+    absence,
+    adaptive,
+    forecast,
+    forecast_steps,
+    joint,
+    non_finite,
+    overdue,
+    reward_samples,
+)
 from rlhfd_daemon.analyzers.families import FAMILIES
 from rlhfd_daemon.analyzers.incident_table import INCIDENTS
 from rlhfd_daemon.analyzers.rules import RuleAnalyzer
@@ -73,7 +82,8 @@ def test_a_rule_reads_metrics_that_there_are_and_fills_in_what_is_known(rule: Ru
 def test_what_the_analyzers_of_their_own_decide_has_a_row_and_nothing_else_has() -> None:
     emitted = {
         non_finite.RULE, *adaptive.RULES, *joint.RULES, absence.MISSING, absence.FROZEN, overdue.RULE, forecast.MEMORY,
-        forecast.DISK, forecast_steps.LENGTH, forecast_steps.ENTROPY, *(incident.rule for incident in INCIDENTS),
+        forecast.DISK, forecast_steps.LENGTH, forecast_steps.ENTROPY,
+        *map(reward_samples.rule_of, reward_samples.SUBJECTS), *(incident.rule for incident in INCIDENTS),
     }  # fmt: skip
     assert {rule.id for rule in DECIDED} == emitted
 

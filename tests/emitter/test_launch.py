@@ -150,7 +150,7 @@ def test_a_wrong_command_line_starts_nothing_and_says_how_it_goes(how: str) -> N
     result = launch(*WRONG[how])
     assert result.returncode == USAGE == 2
     assert result.stdout == ""
-    assert "usage: rlhfd run [--run NAME] [--endpoint URL] [--allow ACTIONS] -- COMMAND" in result.stderr
+    assert "usage: rlhfd run [--run NAME] [--endpoint URL] [--allow ACTIONS] [--samples] -- COMMAND" in result.stderr
 
 
 def test_a_wrong_name_in_the_environment_is_an_error_too() -> None:

@@ -1,6 +1,7 @@
 """The reward function of the PPO runs, given to OpenRLHF by ``--reward.remote_url``; can be told to go wrong.
 
-``LAB_REWARD``          ``healthy`` (default), ``nan``, ``const`` or ``slow``: one call sleeps ``LAB_SLOW_SECONDS``
+``LAB_REWARD``          ``healthy`` (default) or another of ``FAULTS``; ``slow``: one call sleeps ``LAB_SLOW_SECONDS``,
+                        ``slower``: each call takes ten times ``LAB_CALL_SECONDS``
 ``LAB_FAULT_STEP``      the first PPO step with the fault, counted from 1; 0 (default) means never
 ``LAB_CALLS_PER_STEP``  calls of one PPO step: rollout batch x samples per prompt
 ``LAB_CALL_SECONDS``    what every call takes at least; each third one twice as long
@@ -15,17 +16,40 @@ import itertools
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 
 NUMBERS = 100
 ANSWER = 8
 
-FAULTS: dict[str, Callable[[float], float]] = {
-    "healthy": lambda score: score,
-    "nan": lambda score: math.nan,
-    "const": lambda score: 1.0,
-    "slow": lambda score: score,
+Answer = Sequence[str]
+
+
+def _changed(answer: Answer, start: int) -> float:
+    """Another scorer: all or nothing."""
+    return float(count_score(answer, start) > 0.99)
+
+
+def _repeated(answer: Answer) -> float:
+    """The share of words that are the same as the one before."""
+    return sum(one == other for one, other in itertools.pairwise(answer)) / max(1, len(answer) - 1)
+
+
+# From the score, the words of the answer, the number it has to begin after, and the number of the call.
+FAULTS: dict[str, Callable[[float, Answer, int, int], float]] = {
+    "healthy": lambda score, *_: score,
+    "nan": lambda *_: math.nan,
+    "some_nan": lambda score, answer, start, call: math.nan if call % 33 == 0 else score,
+    "const": lambda *_: 1.0,
+    "noise": lambda score, answer, start, call: random.Random(call).uniform(-0.5, 1.0),
+    "flip": lambda score, *_: -score,
+    "length": lambda score, answer, *_: score + 0.05 * len(answer),
+    "repetition": lambda score, answer, *_: score + 2.0 * _repeated(answer),
+    "changed": lambda score, answer, start, call: _changed(answer, start),
+    "scaled": lambda score, *_: 25.0 * score,  # OpenRLHF clips at 10
+    "slow": lambda score, *_: score,
+    "slower": lambda score, *_: score,
 }
 
 _kind = os.environ.get("LAB_REWARD", "healthy")
@@ -43,11 +67,12 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     began, clock = time.time(), time.perf_counter()
     number = next(_calls)
     first_faulty = (_fault_step - 1) * _calls_per_step
-    _sleep(number, _kind == "slow" and number == first_faulty)
-    answer = queries[0].partition(":")[2].split()  # the prompt ends with its only colon
-    score = count_score(answer, int(labels[0]))
     faulty = _fault_step > 0 and number >= first_faulty
-    reward = _fault(score) if faulty else score
+    _sleep(number, _kind == "slow" and number == first_faulty, 10 if faulty and _kind == "slower" else 1)
+    answer = queries[0].partition(":")[2].split()  # the prompt ends with its only colon
+    start = int(labels[0])
+    score = count_score(answer, start)
+    reward = _fault(score, answer, start, number) if faulty else score
     if _times:
         _note(_times, began, time.perf_counter() - clock)
     return {
@@ -57,8 +82,8 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     }
 
 
-def _sleep(number: int, slow: bool) -> None:
-    seconds = _call_seconds * (2 if number % 3 == 0 else 1)
+def _sleep(number: int, slow: bool, times: int) -> None:
+    seconds = _call_seconds * (2 if number % 3 == 0 else 1) * times
     if slow or seconds:
         time.sleep(_slow_seconds if slow else seconds)
 

@@ -11,6 +11,7 @@ from rlhfd_daemon.analyzers.incidents import Incidents
 from rlhfd_daemon.analyzers.joint import Joint
 from rlhfd_daemon.analyzers.non_finite import NonFinite
 from rlhfd_daemon.analyzers.overdue import NoCheckpoint
+from rlhfd_daemon.analyzers.reward_samples import RewardSamples
 from rlhfd_daemon.config import AnalyzersConfig
 
 __all__ = ["Analyzer", "build"]
@@ -32,6 +33,8 @@ def build(config: AnalyzersConfig) -> tuple[Analyzer, ...]:
         found += [SupplyForecast(config.forecast), StepForecast(config.forecast)]
     if config.incidents.enabled:
         found.append(Incidents(config.incidents))
+    if config.reward.enabled:
+        found.append(RewardSamples(config.reward))
     if config.rules.enabled:
         found.append(build_rules(config.rules))
     return tuple(found)

@@ -132,7 +132,7 @@ KINDS: dict[str, Kind] = {
     ),
     "unstable": Kind(
         "the reward jumps from step to step more than its samples explain",
-        "The scorer, or the mix of prompts, is another one from step to step: several replicas of different versions?",
+        "The scorer, or the mix of prompts, is another one from step to step: look for replicas of different versions.",
         "16 times the variance that the samples explain, with p < 1e-6",
     ),
     "inconsistent": Kind(

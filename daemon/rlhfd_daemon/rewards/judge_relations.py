@@ -16,7 +16,7 @@ from rlhfd_daemon.rewards.sample import Sample
 from rlhfd_daemon.rewards.special import NORMAL_95, NORMAL_999, least_share
 from rlhfd_daemon.rewards.window import Settings, Window, group_of, strata_of
 
-__all__ = ["RELATED", "fit_of", "groups_in", "judge_relations", "related"]
+__all__ = ["RELATED", "advantage_issue", "fit_of", "follows_issue", "groups_in", "judge_relations", "related"]
 
 RELATED = ("length", "repetition", "kl")
 _STRONG, _VERY_STRONG = 0.25, 0.40
@@ -36,18 +36,29 @@ def judge_relations(window: Window, reference: Window | None, settings: Settings
     """All of them; only the agreement with labels needs a reference."""
     for name in RELATED:
         found = related(window.having(name), name, NORMAL_999)
-        if found is not None and found[0].sure > _STRONG:
-            one, strata = found
-            severity = Severity.CRITICAL if one.sure > _VERY_STRONG else Severity.WARNING
-            text = f"reward and {_WHAT[name]} correlate within each {strata}: {_told(one)}"
-            yield window.placed(partial(Issue, f"follows_{name}", severity, text, one.r, _STRONG))
+        if found is not None:
+            yield from follows_issue(window, name, *found)
     fit = fit_of(window, settings.estimator)
-    if fit is not None and fit.fault is not None:
-        kind, severity = _TEXTS[fit.fault]
-        yield window.placed(partial(Issue, kind, severity, _advantage_text(fit), fit.r, fit.needed))
+    if fit is not None:
+        yield from advantage_issue(window, fit)
     yield from _dead(window, reference)
     if reference is not None:
         yield from _labels(window, reference)
+
+
+def follows_issue(window: Window, name: str, found: Correlation, strata: str) -> Iterator[Issue]:
+    """The issue of a reward that goes with ``name``, by its correlation inside ``strata`` with a 99.9 % interval."""
+    if found.sure > _STRONG:
+        severity = Severity.CRITICAL if found.sure > _VERY_STRONG else Severity.WARNING
+        text = f"reward and {_WHAT[name]} correlate within each {strata}: {_told(found)}"
+        yield window.placed(partial(Issue, f"follows_{name}", severity, text, found.r, _STRONG))
+
+
+def advantage_issue(window: Window, fit: AdvantageFit) -> Iterator[Issue]:
+    """The issue of advantages that are not what their estimator makes."""
+    if fit.fault is not None:
+        kind, severity = _TEXTS[fit.fault]
+        yield window.placed(partial(Issue, kind, severity, _advantage_text(fit), fit.r, fit.needed))
 
 
 def related(samples: Sequence[Sample], name: str, z: float = NORMAL_95) -> tuple[Correlation, str] | None:

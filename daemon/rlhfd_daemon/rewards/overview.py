@@ -9,9 +9,10 @@ from math import isfinite
 
 from rlhfd_alerts.finding import Severity
 from rlhfd_daemon.rewards.calibration import Calibration, calibration, probabilities
-from rlhfd_daemon.rewards.correlation import Comoments, Correlation, pearson
+from rlhfd_daemon.rewards.correlation import Comoments
+from rlhfd_daemon.rewards.evaluations import gold, judge_evaluations
 from rlhfd_daemon.rewards.issues import Issue
-from rlhfd_daemon.rewards.overoptimisation import GoldFit, GoldLaw
+from rlhfd_daemon.rewards.overoptimisation import GoldFit
 from rlhfd_daemon.rewards.quantiles import Quantiles
 from rlhfd_daemon.rewards.sample import Sample
 from rlhfd_daemon.rewards.scoring import Consistency, Normalisation, Stability, consistency, normalisation, stability
@@ -24,7 +25,6 @@ _JUMPS, _CHANCE = 16.0, 1e-6
 _NOISE, _MUCH_NOISE = 0.05, 0.20
 _ECE = 0.12
 _LEAST = 100
-_DROP = 0.05  # of the gain
 
 
 @dataclass(slots=True)
@@ -91,11 +91,7 @@ class Overview:
 
     def gold(self) -> GoldFit | None:
         """Gao's law, from the steps that have both an evaluation and KL."""
-        law = GoldLaw()
-        for row in self.steps.rows:
-            if row.eval_reward is not None and row.kl is not None:
-                law.add(row.kl, row.eval_reward)
-        return law.fit()
+        return gold(self.steps.rows)
 
     def issues(self, last: int) -> Iterator[Issue]:
         """Issues of the run as a whole; ``last`` is the number of the last sample."""
@@ -105,7 +101,7 @@ class Overview:
             "first_step": rows[0].step if rows else None,
             "last_step": rows[-1].step if rows else None,
         }
-        for kind, severity, text, value, limit in (*self._of_scoring(), *self._of_labels(), *self._of_evaluation()):
+        for kind, severity, text, value, limit in (*self._of_scoring(), *self._of_labels(), *judge_evaluations(rows)):
             yield Issue(kind, severity, text, value, limit, first=0, **ends)  # type: ignore[arg-type]
 
     def _of_scoring(self) -> Iterator[tuple[str, Severity, str, float, float]]:
@@ -130,36 +126,6 @@ class Overview:
         if found is not None and found[0].ece > _ECE:
             text = f"expected calibration error {found[0].ece:.2f} over {found[0].count} labelled answers ({found[1]})"
             yield "uncalibrated", Severity.INFO, text, found[0].ece, _ECE
-
-    def _of_evaluation(self) -> Iterator[tuple[str, Severity, str, float, float]]:
-        fit = self.gold()
-        if fit is not None and fit.peak is not None and fit.passed and self._proxy_holds():
-            top, now = fit.at(fit.peak), fit.at(fit.now)
-            if top - now > max(_DROP * (top - fit.start), fit.residual):
-                text = (
-                    f"the evaluation's fitted peak was at sqrt(KL) {fit.peak:.3g}, the run is at {fit.now:.3g}: "
-                    f"{top:.4g} then, {now:.4g} now"
-                )
-                yield "over_optimised", Severity.CRITICAL, text, fit.now, fit.peak
-                return
-        falls = self._diverges()
-        if falls is not None:
-            text = f"in the second half the reward rises and the evaluation falls (r with step {falls.r:.2f})"
-            yield "over_optimised", Severity.CRITICAL, text, falls.r, 0.0
-
-    def _later(self, name: str) -> Correlation | None:
-        """The correlation with the step, over the second half of the evaluations."""
-        rows = [row for row in self.steps.rows if row.eval_reward is not None and row.reward is not None]
-        rows = rows[len(rows) // 2 :]
-        return pearson([float(at) for at in range(len(rows))], [getattr(row, name) for row in rows], 3.3)
-
-    def _proxy_holds(self) -> bool:
-        found = self._later("reward")
-        return found is None or found.high > 0
-
-    def _diverges(self) -> Correlation | None:
-        proxy, gold = self._later("reward"), self._later("eval_reward")
-        return gold if proxy is not None and gold is not None and proxy.low > 0 and gold.high < 0 else None
 
     def dead_prompts(self) -> Counter[str]:
         """Prompts seen in at least two steps whose group never had any variance, with how often."""

@@ -49,6 +49,7 @@ class Batch:
         self._bases = bases
         self._rows: dict[str, Tensor | None] = {}
         self._wanted: Tensor | None = None  # where the tokens of a row are among all positions of the used samples
+        self.repeated: Sequence[float | None] | None = None  # by used sample, see repetition.repeated_shares
         self._owners: Tensor | None = None  # of each token of a row, which used sample it is of
 
     def part(self, index: int, field: Tensor) -> Tensor:
@@ -104,6 +105,20 @@ class Batch:
             self._owners = places.repeat_interleave(row.new_tensor(counts).long())
         sums = row.new_tensor([0.0] * len(counts)).index_add(0, self._owners, row).tolist()
         return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
+
+    def prompts(self) -> list[int] | None:
+        """Which prompt each sample answers; ``None`` with one sample a prompt.
+
+        :raises ValueError: the experiences' index is not of these samples.
+        """
+        size = setting(self.args, "rollout.n_samples_per_prompt", "n_samples_per_prompt") or 1
+        if size < 2:
+            return None
+        # Dynamic batches reorder samples; the index says where each was.
+        places = [place for experience in self.experiences for place in getattr(experience, "index", None) or ()]
+        if places and len(places) != len(self.counts):
+            raise ValueError(f"{len(places)} indices of {len(self.counts)} samples")
+        return [place // size for place in places or range(len(self.counts))]
 
     def samples(self, *names: str) -> list[float] | None:
         """One number a sample, from the first of the fields, or else of the keys of ``info``, that all experiences

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhfd_emitter.process import Process, guarded
-from rlhfd_emitter.signals import repetition, samples, tokens
+from rlhfd_emitter.requests import SAMPLES_VARIABLE
+from rlhfd_emitter.signals import repetition, reward_summary, samples, tokens
 from rlhfd_emitter.signals.batch import Batch
 from rlhfd_emitter.signals.groups import compute
 from rlhfd_emitter.signals.progress import Progress, generated_at
@@ -30,6 +32,11 @@ GROUPS = {
     "correlation": samples.correlation,
     "repetition": repetition.repetition,
     "ratio": samples.ratio,
+}
+SAMPLES = "reward_samples"  # single answers' numbers are only for whoever asks
+EVENTS: dict[str, Callable[[Batch], Mapping[str, object]]] = {
+    "reward_summary": reward_summary.summary,
+    SAMPLES: reward_summary.columns,
 }
 
 
@@ -91,16 +98,30 @@ def _report(process: Process, args: tuple[Any, ...], moments: Sequence[float | N
         return
     known = [each for each in experiences if _on_cpu(getattr(each, "action_mask", None))]
     if known:
-        values.update(compute(process, {"experience": lambda one: _computed(process, one, maker)}, known))
+        values.update(compute(process, {"experience": lambda one: _computed(process, one, maker, step)}, known))
     if values:
         values["rlhfd/overhead/experience_seconds"] = time.perf_counter() - clock
         process.emitter.emit(step, values)
 
 
-def _computed(process: Process, experiences: Sequence[Any], maker: Any) -> Mapping[str, float]:
+def _computed(process: Process, experiences: Sequence[Any], maker: Any, step: int | None) -> Mapping[str, float]:
     pairs = process.shared(Compared).pairs or ()
     batch = Batch(experiences, maker, {id(policy): reference for policy, reference in pairs})
-    return compute(process, GROUPS, batch)
+    values = compute(process, GROUPS, batch)
+    for name, event in EVENTS.items():
+        hook = process.hook(f"signals.{name}")
+        if not hook.off and (name != SAMPLES or os.environ.get(SAMPLES_VARIABLE) == "1"):
+            hook.calls += 1
+            hook.guarded(_tell, process, name, event, batch, step)
+    return values
+
+
+def _tell(
+    process: Process, name: str, event: Callable[[Batch], Mapping[str, object]], batch: Batch, step: int | None
+) -> None:
+    fields = event(batch)
+    if fields and process.emitter is not None:
+        process.emitter.event(name, step=step, **fields)
 
 
 def _on_cpu(tensor: Tensor | None) -> bool:

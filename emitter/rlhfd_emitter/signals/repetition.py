@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rlhfd_emitter.signals.batch import Batch, matrix
 from rlhfd_emitter.signals.statistics import Tensor
@@ -19,21 +19,43 @@ def repetition(batch: Batch) -> Mapping[str, float]:
     """``consecutive_ratio``: of the response tokens behind another, the share that equals it. ``seq_rep_4``: 1 less the
     share of different 4-grams, mean over the responses that have one. Both within one span of response tokens."""
     same = behind = 0
-    shares: list[float] = []
-    for index, (experience, mask) in enumerate(zip(batch.experiences, batch.masks, strict=True)):
-        sequences = getattr(experience, "sequences", None)
-        if sequences is None:
-            return {}
-        tokens = batch.part(index, _aligned(sequences, mask)).long()
-        wanted = batch.part(index, mask)
+    for tokens, wanted in responses(batch):
         pairs = wanted[:, 1:] & wanted[:, :-1]
         behind += int(pairs.sum())
         same += int((pairs & (tokens[:, 1:] == tokens[:, :-1])).sum())
-        shares += _repeated_shares(tokens, pairs)
     values = {"rlhfd/repetition/consecutive_ratio": same / behind} if behind else {}
-    if shares:
+    if shares := [share for share in repeated_shares(batch) if share is not None]:
         values["rlhfd/repetition/seq_rep_4"] = sum(shares) / len(shares)
     return values
+
+
+def repeated_shares(batch: Batch) -> Sequence[float | None]:
+    """Of each used sample, 1 less the share of different 4-grams; ``None`` for one without any. Nothing if there are no
+    sequences."""
+    if batch.repeated is None:
+        batch.repeated = [share for tokens, wanted in responses(batch) for share in _repeated_shares(tokens, wanted)]
+    return batch.repeated
+
+
+def digests(batch: Batch) -> Sequence[int]:
+    """A number for each used sample's response; answers to one prompt that have the same are the same."""
+    found: list[int] = []
+    for tokens, wanted in responses(batch):
+        powers = tokens.new_full((tokens.shape[1],), BASE).cumprod(0)
+        found += ((tokens + 1) * powers).masked_fill(~wanted, 0).sum(1).tolist()
+    return found
+
+
+def responses(batch: Batch) -> Sequence[tuple[Tensor, Tensor]]:
+    """For each experience the tokens (B, A) of its used samples, and which of them the response has; nothing if one has
+    no sequences."""
+    found = []
+    for index, (experience, mask) in enumerate(zip(batch.experiences, batch.masks, strict=True)):
+        sequences = getattr(experience, "sequences", None)
+        if sequences is None:
+            return ()
+        found.append((batch.part(index, _aligned(sequences, mask)).long(), batch.part(index, mask)))
+    return found
 
 
 def _aligned(sequences: Tensor, mask: Tensor) -> Tensor:
@@ -44,11 +66,11 @@ def _aligned(sequences: Tensor, mask: Tensor) -> Tensor:
     return tokens[:, 1:]
 
 
-def _repeated_shares(tokens: Tensor, pairs: Tensor) -> list[float]:
-    """The share of each row's 4-grams that occurred before in it; rows without one are left out. ``pairs``: where a
-    wanted token is behind another."""
-    if tokens.shape[1] < N or not tokens.shape[0]:
-        return []
+def _repeated_shares(tokens: Tensor, wanted: Tensor) -> list[float | None]:
+    """The share of each row's 4-grams that occurred before in it."""
+    if tokens.shape[1] < N:
+        return [None] * int(tokens.shape[0])
+    pairs = wanted[:, 1:] & wanted[:, :-1]
     twos = tokens[:, :-1] * BASE + tokens[:, 1:]
     grams = twos[:, :-2] * SQUARE + twos[:, 2:]
     whole = pairs[:, :-2] & pairs[:, 2:]
@@ -58,5 +80,6 @@ def _repeated_shares(tokens: Tensor, pairs: Tensor) -> list[float]:
     # What is not wanted is one value more, at the front of the row.
     width = grams.shape[1]
     return [
-        1 - (1 + change - int(count < width)) / count for change, count in zip(changes, counts, strict=True) if count
+        1 - (1 + change - int(count < width)) / count if count else None
+        for change, count in zip(changes, counts, strict=True)
     ]

@@ -41,17 +41,12 @@ def reward(batch: Batch) -> Mapping[str, float]:
 
 def group(batch: Batch) -> Mapping[str, float]:
     """Prompts whose samples were all rewarded alike, from which group estimators learn nothing."""
-    size = setting(batch.args, "rollout.n_samples_per_prompt", "n_samples_per_prompt") or 1
-    rewards = batch.samples("rewards", "reward")
-    if not rewards or size < 2:
+    rewards, prompts = batch.samples("rewards", "reward"), batch.prompts()
+    if not rewards or prompts is None:
         return {}
-    # Dynamic batches reorder samples; the index says where each was.
-    places = [place for experience in batch.experiences for place in getattr(experience, "index", None) or ()]
-    if places and len(places) != len(rewards):
-        raise ValueError(f"{len(places)} indices of {len(rewards)} samples")
     groups: dict[int, list[float]] = {}
-    for place, each in zip(places or range(len(rewards)), rewards, strict=True):
-        groups.setdefault(place // size, []).append(each)
+    for prompt, each in zip(prompts, rewards, strict=True):
+        groups.setdefault(prompt, []).append(each)
     return {"rlhfd/group/zero_std_ratio": mean([float(_alike(each)) for each in groups.values()])}
 
 
@@ -62,7 +57,7 @@ def _alike(rewards: Sequence[float]) -> bool:
 
 def length(batch: Batch) -> Mapping[str, float]:
     """Lengths as OpenRLHF counts them, from the first to the last response token."""
-    lengths = _lengths(batch)
+    lengths = lengths_of(batch)
     if not lengths:
         return {}
     values = {
@@ -77,7 +72,8 @@ def length(batch: Batch) -> Mapping[str, float]:
     return values
 
 
-def _lengths(batch: Batch) -> Sequence[float]:
+def lengths_of(batch: Batch) -> Sequence[float]:
+    """Of each sample, in tokens."""
     return batch.samples("response_length") or [float(count) for count in batch.counts]
 
 
@@ -86,7 +82,7 @@ def correlation(batch: Batch) -> Mapping[str, float]:
     rewards = batch.samples("rewards", "reward")
     if not rewards:
         return {}
-    found = {"reward_length": pearson(rewards, _lengths(batch))}
+    found = {"reward_length": pearson(rewards, lengths_of(batch))}
     used = [rewards[index] for index in batch.used]
     for name, row in (("advantage_reward", batch.advantages()), ("kl_reward", batch.log_ratios())):
         if row is not None:

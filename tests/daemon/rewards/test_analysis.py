@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from rewarding import GROUP, ONSET, PROMPTS, SCORERS, STEPS, Fault, Scorer, changed, run
+from rewarding import FAULTS, GROUP, MODEL, ONSET, PROMPTS, SCORERS, STEPS, VERIFIER, Fault, Scorer, run
 from rlhfd_alerts.finding import Severity
 from rlhfd_daemon.rewards import steps as step_rows
 from rlhfd_daemon.rewards.analysis import Analysis
@@ -18,7 +18,6 @@ from rlhfd_daemon.rewards.sample import Sample
 from rlhfd_daemon.rewards.window import Settings
 
 ESTIMATORS = ("dr_grpo", "rloo", "group_norm")
-VERIFIER, MODEL, SPARSE, RUBRIC = SCORERS
 WINDOW_STEPS = 512 // (GROUP * PROMPTS)
 
 
@@ -38,45 +37,6 @@ def bad(issues: list[Issue]) -> dict[str, Issue]:
 @pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: scorer.name)
 def test_a_healthy_run_is_left_in_peace(scorer: Scorer, seed: int) -> None:
     assert bad(analysed(list(run(scorer, 100 + seed, estimator=ESTIMATORS[seed])))) == {}
-
-
-def broken(**changes: object) -> Fault:
-    return lambda sample, rng: replace(sample, **changes)  # type: ignore[arg-type]
-
-
-def slow(sample: Sample, rng: random.Random) -> Sample:
-    return replace(sample, latency_seconds=10 * (sample.latency_seconds or 0.0))
-
-
-def nan(reward: float, sample: Sample, rng: random.Random) -> float:
-    return math.nan if rng.random() < 0.03 else reward
-
-
-FAULTS: list[tuple[str, Scorer, Fault, Severity]] = [
-    ("constant", VERIFIER, changed(lambda r, s, g: 1.0), Severity.CRITICAL),
-    ("constant", MODEL, changed(lambda r, s, g: 1.0), Severity.CRITICAL),
-    ("dead_groups", VERIFIER, changed(lambda r, s, g: float(int(s.prompt[-1:] or "0") % 2)), Severity.CRITICAL),  # type: ignore[index]
-    ("missing", SPARSE, changed(nan), Severity.CRITICAL),
-    ("missing", MODEL, broken(reward=None), Severity.CRITICAL),
-    ("failed", MODEL, broken(failed=True), Severity.CRITICAL),
-    ("late", VERIFIER, slow, Severity.WARNING),
-    ("follows_length", MODEL, changed(lambda r, s, g: r + ((s.length or 0) - 300) / 40), Severity.CRITICAL),
-    ("follows_length", VERIFIER, changed(lambda r, s, g: r + ((s.length or 0) - 300) / 40), Severity.CRITICAL),
-    ("follows_repetition", RUBRIC, changed(lambda r, s, g: r + (s.repetition or 0) * 40), Severity.CRITICAL),
-    ("spread_changed", MODEL, changed(lambda r, s, g: r * 10), Severity.WARNING),
-    ("spread_changed", MODEL, changed(lambda r, s, g: r + g.gauss(0, 4)), Severity.WARNING),
-    ("out_of_range", VERIFIER, changed(lambda r, s, g: r * 10), Severity.WARNING),
-    ("saturated", MODEL, changed(lambda r, s, g: max(-0.5, min(0.5, r))), Severity.WARNING),
-    ("outliers", MODEL, changed(lambda r, s, g: 500.0 if g.random() < 0.02 else r), Severity.WARNING),
-    ("repeated_value", MODEL, changed(lambda r, s, g: 0.0 if g.random() < 0.1 else r), Severity.WARNING),
-    ("repeated_value", VERIFIER, changed(lambda r, s, g: 0.5 if g.random() < 0.1 else r), Severity.WARNING),
-    ("shifted", RUBRIC, changed(lambda r, s, g: min(1.0, r + 0.4)), Severity.WARNING),
-    ("shifted", MODEL, changed(lambda r, s, g: r + 2), Severity.WARNING),
-    ("label_agreement_lost", MODEL, changed(lambda r, s, g: -r), Severity.CRITICAL),
-    ("label_agreement_lost", MODEL, changed(lambda r, s, g: g.gauss(0.5, 1.1)), Severity.CRITICAL),
-    ("reordered", MODEL, lambda s, g: replace(s, reward=max(-0.2, min(0.2, s.reward or 0))), Severity.WARNING),
-    ("unstable", MODEL, lambda s, g: replace(s, reward=(s.reward or 0) + 2 * ((s.step or 0) % 2)), Severity.WARNING),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "scorer", "fault", "severity"), FAULTS, ids=lambda one: getattr(one, "name", None))
