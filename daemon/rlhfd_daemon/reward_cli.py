@@ -34,7 +34,7 @@ app = typer.Typer(
     help="Whether a reward can be trusted: rlhfd reward FILE, rlhfd reward probe.",
 )
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, one scored answer a line; .gz, .xz.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, an answer a line, or a frame log.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 HtmlOption = Annotated[Optional[Path], typer.Option("--html", metavar="OUT", help="Also write the report as a page.")]  # noqa: UP045 - typer reads the annotation at run time
 ColumnOption = Annotated[
@@ -54,6 +54,7 @@ LateOption = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option("--late-seconds", min=0.0, help="A reward call that takes longer is late."),
 ]
+RunOption = Annotated[Optional[str], typer.Option("--run", help="Which run of a frame log.")]  # noqa: UP045
 StrictOption = Annotated[bool, typer.Option("--strict", help="A damaged line is bad input (exit code 3).")]
 
 
@@ -71,6 +72,7 @@ def judge_command(
     window: WindowOption = 512,
     late_seconds: LateOption = None,
     strict: StrictOption = False,
+    run: RunOption = None,
 ) -> None:
     """Judge the rewards of a file of scored answers (prompt, response or its length, reward, advantage, label, kl,
     step, eval_reward ..., also under OpenRLHF's, TRL's and verl's names). Exit code 0: clean, 1: warnings, 2: critical,
@@ -86,7 +88,8 @@ def judge_command(
             raise TraceError(f"--clip {clip[0]:g} {clip[1]:g}: the first must be less than the second")
         settings = Settings(window, clip, estimator, late_seconds)
         try:
-            code = _judged(file, settings, _named(column or []), json, html, strict)
+            samples = (file, run, _named(column or []))
+            code = _judged(samples, settings, json, html, strict)
         except DaemonError as error:
             raise TraceError(str(error)) from error
         raise typer.Exit(code)
@@ -102,7 +105,9 @@ def _named(columns: list[str]) -> dict[str, str]:
     return named
 
 
-def _judged(file: Path, settings: Any, named: dict[str, str], as_json: bool, html: Path | None, strict: bool) -> int:
+def _judged(
+    samples: tuple[Path, str | None, dict[str, str]], settings: Any, as_json: bool, html: Path | None, strict: bool
+) -> int:
     from rlhfd_daemon import reward_page, reward_report
     from rlhfd_daemon.rewards.analysis import Analysis
     from rlhfd_daemon.rewards.reading import read
@@ -116,8 +121,9 @@ def _judged(file: Path, settings: Any, named: dict[str, str], as_json: bool, htm
         damages += 1
         say(one)
 
+    file, run, named = samples
     analysis, columns = Analysis(settings), Columns(named)
-    for sample in read(file, columns, damaged):
+    for sample in read(file, columns, damaged, run):
         analysis.add(sample)
     analysis.finish()
     if html is not None:

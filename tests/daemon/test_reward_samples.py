@@ -43,7 +43,7 @@ def told(samples: Iterable[Scored], estimator: str = "dr_grpo", clip: list[float
         table: dict[str, list[Any]] = {ours: [getattr(one, ours) for one in known] for ours in names}
         table["prompt_id"] = [one.prompt for one in known]
         table["response_id"] = [one.response for one in known]
-        fields = {"samples": len(rows), "missing": len(rows) - len(known), "clip": clip}
+        fields: dict[str, Any] = {"samples": len(rows), "missing": len(rows) - len(known), "clip": clip}
         fields.update(summed(table, estimator, False))
         yield event(step, fields)
 
@@ -138,7 +138,8 @@ def test_what_becomes_graver_is_told_again_and_what_stays_is_not() -> None:
 
 @pytest.mark.parametrize("falls", [False, True])
 def test_an_evaluation_past_its_peak_is_over_optimisation(falls: bool) -> None:
-    analyzer, findings = RewardSamples(RewardConfig()), []
+    analyzer = RewardSamples(RewardConfig())
+    findings: list[Finding] = []
     for step in range(40):
         distance = 0.15 * (step + 1)
         gold = distance * (0.9 - 0.6 * math.log(distance)) if falls else distance * (2.5 - 0.6 * math.log(distance))
@@ -159,7 +160,7 @@ def test_other_metrics_are_not_watched() -> None:
 
 
 def test_what_is_no_summary_is_left_alone() -> None:
-    broken = [{}, {"samples": "x"}, {"samples": 3, "values": [math.inf], "counts": [3]}]
+    broken: list[dict[str, Any]] = [{}, {"samples": "x"}, {"samples": 3, "values": [math.inf], "counts": [3]}]
     assert found(event(step, fields) for step, fields in enumerate(broken)) == []
 
 

@@ -8,17 +8,21 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
+import msgpack
+import numpy as np
 import pytest
 
-from experiences import dumped, experience, made_up, maker, tensor
+from experiences import STEP_FIELDS, dumped, experience, made_up, maker, tensor
 from in_place import process_of, recorder
 from openrlhf.recomputed import expected, step
+from openrlhf.recomputed_rewards import check_summary
 from rlhfd_emitter.hook import MAX_FAILURES
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import batch as batches
 from rlhfd_emitter.signals.batch import Batch
 from rlhfd_emitter.signals.experience import GROUPS, approx_kl, make_experience
 from rlhfd_emitter.signals.groups import compute
+from rlhfd_emitter.signals.reward_summary import MAX_COLUMN, columns, summary
 
 NAN = math.nan
 
@@ -92,6 +96,61 @@ def test_values_of_made_up_batches_equal_their_recomputation(seed: int, process:
     assert recorder(process).events == []
     if sum(len(response.tokens["returns"]) for response in one.responses):
         assert got == pytest.approx(expected(one, args), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_summary_of_made_up_rewards_equals_its_recomputation(seed: int) -> None:
+    fields = made_up(seed)
+    args = fields[0]["args"]
+    got = summary(Batch(list(map(experience, fields)), maker(args), {}))
+    check_summary(got, step(dumped(fields, 0.01)), args)
+
+
+def reported(process: Process, *experiences: Any) -> dict[str, dict[str, object]]:
+    """The events of a step, by name."""
+    made = SimpleNamespace(**vars(maker(ARGS)))
+    make_experience(process, lambda maker, samples: list(experiences))(made, [])
+    return dict(recorder(process).events)
+
+
+def test_a_step_sends_the_summary_of_its_rewards_and_single_answers_only_to_whom_asks(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = reported(process, two())["reward_summary"]
+    assert (told["step"], told["values"], told["counts"], told["clip"]) == (1, [0.5, 1.0], [1, 1], [-1.0, 1.0])
+    assert "reward_samples" not in dict(recorder(process).events)
+    monkeypatch.setenv("RLHFD_SAMPLES", "1")
+    told = reported(process, two())["reward_samples"]
+    digests = told.pop("response_id")
+    assert told == {
+        "step": 2, "reward": [1.0, 0.5], "length": [3.0, 1.0], "repetition": [None, None], "prompt_id": [0, 0],
+        "kl": [0.0, -1.0], "advantage": [0.0, 2.0],
+    }  # fmt: skip
+    assert isinstance(digests, list)
+    assert len(set(digests)) == 2
+
+
+def test_rewards_that_are_no_numbers_are_counted_and_left_out() -> None:
+    told = summary(Batch([two(rewards=tensor([NAN, 0.5]))], maker(ARGS), {}))
+    assert (told["samples"], told["missing"], told["values"], told["counts"]) == (2, 1, [0.5], [1])
+    told = summary(Batch([two(rewards=tensor([NAN, math.inf]))], maker(ARGS), {}))
+    assert told == {"samples": 2, "missing": 2, "clip": [-1.0, 1.0]}
+
+
+def test_a_summary_fits_into_a_frame_however_large_the_batch() -> None:
+    random = np.random.default_rng(1)
+    many = two(
+        sequences=tensor(random.integers(0, 9, (4096, 5))),
+        action_mask=tensor(np.ones((4096, 4), int)),
+        **{name: tensor(random.normal(0, 1, (4096, 4))) for name in STEP_FIELDS},
+        rewards=tensor(random.normal(0, 1, 4096)),
+        response_length=tensor(np.full(4096, 4)),
+        truncated=tensor(np.zeros(4096, bool)),
+        index=list(range(4096)),
+    )
+    batch = Batch([many], maker(ARGS), {})
+    assert len(msgpack.packb(summary(batch))) < 2000
+    assert {len(column) for column in columns(batch).values()} == {MAX_COLUMN}  # type: ignore[arg-type]
 
 
 def test_what_is_not_there_is_absent_and_no_failure(process: Process) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiences import STEP_FIELDS, dumped, made_up
-from openrlhf import recomputed
+from openrlhf import recomputed, recomputed_rewards
 from openrlhf.conftest import STEPS, PpoRun
 from openrlhf.lab import Lab
 from openrlhf.recomputed import Args
@@ -49,6 +49,16 @@ def check_experiences(frames: Sequence[Frame], dump: Path, args: Args) -> None:
             assert same, (frame.step, name, frame.metrics[name], value)
 
 
+def check_summaries(frames: Sequence[Frame], dump: Path, args: Args) -> None:
+    """Every step has one summary of its rewards, and single answers are not sent. Any estimator."""
+    steps = recomputed.steps(dump)
+    found = sorted((frame for frame in frames if frame.event == "reward_summary"), key=lambda frame: frame.mono_ns)
+    assert [frame.step for frame in found] == list(range(1, len(steps) + 1))
+    for frame, one in zip(found, steps, strict=True):
+        recomputed_rewards.check_summary(frame.fields, one, args)
+    assert not any(frame.event == "reward_samples" for frame in frames)
+
+
 def check_lags(frames: Sequence[Frame], dump: Path) -> list[float]:
     """The lags, of which each is checked: the n-th generation is trained on in the n-th step."""
     calls, generations = recomputed.about(dump), recomputed.about(dump, "generation-")
@@ -75,6 +85,10 @@ def check_generations(frames: Sequence[Frame], dump: Path) -> list[Frame]:
 def test_every_signal_of_every_step_equals_its_recomputation(ppo_run: PpoRun) -> None:
     check_experiences(ppo_run.frames, ppo_run.dump, arguments(ppo_run.frames))
     assert len(with_metric(ppo_run.frames, "rlhfd/samples")) == STEPS
+
+
+def test_every_summary_of_rewards_equals_its_recomputation(ppo_run: PpoRun) -> None:
+    check_summaries(ppo_run.frames, ppo_run.dump, arguments(ppo_run.frames))
 
 
 def test_with_a_critic_a_reference_model_and_rollout_probabilities_nothing_is_absent(ppo_run: PpoRun) -> None:

@@ -86,7 +86,8 @@ def test_without_groups_the_steps_are_the_strata() -> None:
         [one.step for one in samples],
     )
     assert exact is not None
-    assert (told[0].r, told[1]) == (pytest.approx(exact.r, rel=RELATIVE), "step")
+    assert told[0].r == pytest.approx(exact.r, rel=RELATIVE)
+    assert told[1] == "step"
 
 
 @pytest.mark.parametrize("estimator", ["dr_grpo", "rloo", "group_norm"])
@@ -142,7 +143,8 @@ def test_groups_copies_and_means_are_those_of_the_samples() -> None:
     twice = consistency([(one.prompt, one.response) for one in step], [one.reward or 0.0 for one in step])
     assert twice is not None
     assert found.copies[:3] == pytest.approx([twice.repeated, twice.differing, twice.largest])
-    assert (twice.repeated, twice.differing, found.copies[3]) == (64, 32, pytest.approx(32 * 0.5**2 / 2))
+    assert (twice.repeated, twice.differing) == (64, 32)
+    assert found.copies[3] == pytest.approx(32 * 0.5**2 / 2)
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, -0.5]), min_size=1, max_size=3000))
