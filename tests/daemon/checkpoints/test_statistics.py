@@ -100,6 +100,23 @@ def test_every_code_is_understood(dtype: str, using: Kernel) -> None:
     assert sums.square == math.fsum(values[np.isfinite(values)] ** 2)
 
 
+# Those between 2**-127 and 2**-126 have the exponent of a normal number in float64, and none in float32.
+AROUND_SUBNORMAL = [
+    sign * factor * 2.0**exponent for exponent in range(-133, -123) for factor in (1.0, 1.25, 1.5) for sign in (1, -1)
+]
+
+
+@both_kernels
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_what_is_subnormal_in_float32_is_counted_by_the_upper_half_that_it_has_there(dtype: str, using: Kernel) -> None:
+    narrow = np.array([*AROUND_SUBNORMAL, np.nan], np.float32)  # with a NaN each is looked at alone
+    halves = (narrow.view(np.uint32) >> 16).astype(np.uint16)
+    data = halves.tobytes() if dtype == "bfloat16" else narrow.astype(dtype).tobytes()
+    found = merge([tally(dtype, cut(data, 1 << 20), using), tally("float32", [], using)])
+    codes, counts = np.unique(halves[:-1], return_counts=True)
+    assert (found.codes.tolist(), found.counts.tolist()) == (codes.tolist(), counts.tolist())
+
+
 LARGE = ["bfloat16", "float16", "float32", "float64", "int32", "int64"]
 
 
