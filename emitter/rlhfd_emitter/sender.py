@@ -22,7 +22,7 @@ from rlhfd_emitter.ring import Ring
 # after so many looks at the socket.
 LOOK_SECONDS = 0.05
 LOOKS = 2
-POLL_MILLISECONDS = 100
+SOCKET_SECONDS = LOOK_SECONDS * LOOKS
 ACK_TIMEOUT_SECONDS = 1.0
 MAX_ACK_TIMEOUT_SECONDS = 5.0
 PING_SECONDS = 2.0
@@ -30,6 +30,9 @@ UNREACHABLE_SECONDS = 10.0
 FLUSH_SECONDS = 2.0
 # With a daemon that never answered there is nobody to flush to.
 ABSENT_FLUSH_SECONDS = 0.1
+# Plain numbers: each `&` and `|` of pyzmq's enumerations costs as much as the call it is for.
+EVENTS, POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 
 # Every sender whose thread runs; what is in it at exit gets its chance to flush.
 live: set[Sender] = set()
@@ -53,6 +56,8 @@ class Sender:
         self._ack_due = 0.0
         self._ack_timeout = ACK_TIMEOUT_SECONDS
         self._last_send = 0.0
+        self._socket_due = 0.0
+        self._pack = msgpack.Packer().pack  # packb allocates a buffer of 256 KiB or more at each call
         self._thread = threading.Thread(target=self._run, name="rlhfd-sender", daemon=True)
 
     @property
@@ -114,9 +119,11 @@ class Sender:
         return socket
 
     def _turn(self, socket: zmq.Socket[Any]) -> None:
-        if self._poller.poll(0 if self._rest() else POLL_MILLISECONDS):
-            self._receive(socket)
+        answered = not self._rest() and self._poller.poll(int(1000 * SOCKET_SECONDS))
         now = time.monotonic()
+        if answered or now >= self._socket_due:
+            self._socket_due = now + SOCKET_SECONDS
+            self._receive(socket)
         if self.ring.in_flight and now > self._ack_due:
             self.ring.rewind()
             self._ack_timeout = min(self._ack_timeout * 2, MAX_ACK_TIMEOUT_SECONDS)
@@ -142,26 +149,25 @@ class Sender:
         while (entry := self.ring.peek()) is not None:
             if not self.ring.in_flight:
                 self._ack_due = now + self._ack_timeout
-            link = msgpack.packb(self.ring.link())
+            link = self._pack(self.ring.link())
             if not self._try_send(socket, link, entry.frame):
                 return
             self.ring.sent(entry)
             self._last_send = now
 
     def _try_send(self, socket: zmq.Socket[Any], *parts: bytes) -> bool:
+        *first, last = parts
         try:
-            socket.send_multipart(parts, zmq.NOBLOCK)
+            for part in first:
+                socket.send(part, MORE)
+            socket.send(last, LAST)
         except zmq.Again:
             return False
         return True
 
     def _receive(self, socket: zmq.Socket[Any]) -> None:
-        while True:
-            try:
-                parts = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._control(parts[-1])
+        while int(socket.getsockopt(EVENTS)) & POLLIN:
+            self._control(socket.recv_multipart(LAST)[-1])
 
     def _control(self, message: bytes) -> None:
         try:

@@ -3,7 +3,8 @@
 Usage: python tests/bench/emit_cost.py [STEPS]. Prints median and 99th percentile of the call in microseconds and the
 median as a multiple of the bare cost (msgpack + zmq.send in the caller's thread), once with 0.2 ms of Python between
 the calls, as in a training loop, and once back to back. Contenders run in turn, several rounds, so that other load
-on the machine meets all of them; the best round of each counts.
+on the machine meets all of them; the best round of each counts. Last, the share of a core that the sender thread uses
+at 10 frames a second, beside a thread that only sleeps and sends as often.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 NAMES = """
 policy_loss actor_lr ppo_kl ppo_clip_ratio vllm_kl kl reward return response_length total_length values critic_loss
@@ -28,6 +31,7 @@ CONTENDERS = (
     "bare", "rlhfd_up", "rlhfd_stopped", "rlhfd_absent", "prometheus_client", "json_line", "tensorboard",
 )  # fmt: skip
 ROUNDS = 3
+SENDER_SECONDS = 30
 PACES_NS = {"0.2 ms of Python between calls": 200_000, "back to back": 0}
 
 Record = Callable[[int], object]
@@ -131,6 +135,51 @@ def measure(name: str, steps: int, pace_ns: int) -> None:
     os._exit(0)
 
 
+def sender_share() -> None:
+    """Print the sender thread's share of a core and that of a thread that makes the same system calls."""
+    import zmq
+
+    from rlhfd_emitter import Emitter
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from support import running_daemon
+
+    with tempfile.TemporaryDirectory(prefix="rlhfd-") as folder, running_daemon(Path(folder)) as daemon:
+        emitter, over = Emitter("r", "PPOTrainer", 0, endpoint=daemon.endpoint), threading.Event()
+        emitter.emit(0, step(0))
+        context: zmq.Context[Any] = zmq.Context()
+        sink, bare = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        sink.bind(f"ipc://{folder}/bare")
+        bare.connect(f"ipc://{folder}/bare")
+
+        def sleep_and_send() -> None:
+            while not over.is_set():
+                for _ in range(2):
+                    time.sleep(0.05)
+                bare.send_multipart([b"link", bytes(600)])
+
+        least = threading.Thread(target=sleep_and_send)
+        least.start()
+        threads = {"sender thread": emitter._sender._thread, "sleep and send": least}
+        time.sleep(1.0)
+        used, began = {name: -cpu_seconds(thread) for name, thread in threads.items()}, time.monotonic()
+        for i in range(10 * SENDER_SECONDS):
+            emitter.emit(i, step(i))
+            time.sleep(0.1)
+        took = time.monotonic() - began
+        print(f"\n{'10 frames a second':32s}{'% of a core':>12s}")
+        for name, thread in threads.items():
+            print(f"{name:32s}{100 * (used[name] + cpu_seconds(thread)) / took:12.2f}")
+        over.set()
+        least.join()
+        emitter.close()
+        context.destroy(0)
+
+
+def cpu_seconds(thread: threading.Thread) -> float:
+    return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]) / 1e9
+
+
 def main(steps: int) -> None:
     print(f"recording 24 scalars, {steps} steps, best of {ROUNDS} rounds, microseconds")
     for title, pace_ns in PACES_NS.items():
@@ -138,6 +187,7 @@ def main(steps: int) -> None:
         print(f"\n{title:32s}{'median':>9s}{'p99':>9s}{'x bare':>8s}")
         for name, figures in best.items():
             print(f"{name:32s}{figures['p50']:9.1f}{figures['p99']:9.1f}{figures['p50'] / best['bare']['p50']:8.2f}")
+    sender_share()
 
 
 def rounds(steps: int, pace_ns: int) -> dict[str, dict[str, float]]:

@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -280,20 +283,81 @@ def test_promise_A14_signal_handlers_are_left_alone() -> None:
     assert before == during == {number: signal.getsignal(number) for number in numbers}
 
 
-def test_promise_A15_the_sender_thread_uses_less_than_half_a_percent_of_a_core(daemon: DaemonProcess) -> None:
+def speak(emitter: Emitter, seconds: float = 2.5) -> None:
+    """10 frames a second: the pace is the subject here, not a means of waiting."""
+    for step in range(int(10 * seconds)):
+        emitter.emit(step, {f"m{i}": float(i) for i in range(24)})
+        time.sleep(0.1)
+
+
+def test_promise_A15_the_sender_thread_wakes_rarely_and_does_little(
+    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a percent of a core, says the promise; `make bench` measures that, since it is the machine's. This is ours:
+    the less, the slower the machine."""
+    calls: Counter[str] = Counter()
+
+    def profile(_frame: object, event: str, _argument: object) -> None:
+        calls[event] += 1
+
+    threading.setprofile(profile)
+    try:
+        emitter = Emitter("r", endpoint=daemon.endpoint)
+    finally:
+        threading.setprofile(None)
+    emitter.emit(0, {"a": 1.0})
+    wait_for(lambda: len(emitter._ring) == 0)
+    thread = Path(f"/proc/self/task/{emitter._sender._thread.native_id}")
+    before, woken, began = calls.copy(), voluntary_switches(thread), time.monotonic()
+    speak(emitter)
+    took = time.monotonic() - began
+    done = {event: (number - before[event]) / took for event, number in calls.items()}
+    wakes_per_second = (voluntary_switches(thread) - woken) / took
+    emitter.close()
+    assert wakes_per_second < 35  # 20 looks, and where another thread holds the interpreter lock
+    assert 0 < done["call"] < 400  # 200 to 230
+    assert 0 < done["c_call"] < 400
+
+
+def test_promise_A15_the_sender_thread_uses_not_much_more_than_its_system_calls(
+    daemon: DaemonProcess, short_dir: Path
+) -> None:
+    """A thread beside it that only sleeps and sends, as often, shows what these take on this machine at this moment."""
     emitter = Emitter("r", endpoint=daemon.endpoint)
     emitter.emit(0, {"a": 1.0})
     wait_for(lambda: len(emitter._ring) == 0)
-    thread = Path(f"/proc/self/task/{emitter._sender._thread.native_id}/schedstat")
-    shares = []
-    for _ in range(3):  # the least counts: whoever shares the core makes the same work take longer
-        cpu_ns, began = int(thread.read_text().split()[0]), time.monotonic()
-        for step in range(25):  # 10 frames a second: the pace is the subject here, not a means of waiting
-            emitter.emit(step, {f"m{i}": float(i) for i in range(24)})
-            time.sleep(0.1)
-        shares.append((int(thread.read_text().split()[0]) - cpu_ns) / 1e9 / (time.monotonic() - began))
+    over = threading.Event()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as floor, context.socket(zmq.DEALER) as bare:
+        floor.bind(f"ipc://{short_dir}/floor")
+        bare.connect(f"ipc://{short_dir}/floor")
+        reference = threading.Thread(target=sleep_and_send, args=(bare, over))
+        reference.start()
+        threads = [Path(f"/proc/self/task/{one.native_id}") for one in (emitter._sender._thread, reference)]
+        before = [cpu_ns(thread) for thread in threads]
+        speak(emitter)
+        sender, least = (cpu_ns(thread) - start for thread, start in zip(threads, before, strict=True))
+        over.set()
+        reference.join()
     emitter.close()
-    assert min(shares) < 0.005
+    assert sender < 4 * least
+
+
+def sleep_and_send(socket: zmq.Socket[bytes], over: threading.Event) -> None:
+    """What a sender cannot do without: a look every 50 ms, a message of two parts every 100."""
+    while not over.is_set():
+        for _ in range(2):
+            time.sleep(0.05)
+        socket.send(b"link", zmq.SNDMORE)
+        socket.send(bytes(600))
+
+
+def cpu_ns(thread: Path) -> int:
+    return int((thread / "schedstat").read_text().split()[0])
+
+
+def voluntary_switches(thread: Path) -> int:
+    (line,) = [line for line in (thread / "status").read_text().splitlines() if line.startswith("voluntary_ctxt")]
+    return int(line.split()[1])
 
 
 def test_promise_A18_the_environment_switches_the_emitter_off(
