@@ -103,6 +103,7 @@ def made_up(seed: int) -> list[dict[str, Any]]:
     for places_here in np.array_split(places, int(random.integers(1, 4))):
         if len(places_here):
             experiences.append(_made_up_one(random, places_here))
+    batches = batching(random, "rollout")
     without = [name for name in ("base_action_log_probs", "rollout_log_probs", "values") if random.random() < 0.2]
     for fields in experiences:
         fields.update(dict.fromkeys(without))
@@ -110,9 +111,26 @@ def made_up(seed: int) -> list[dict[str, Any]]:
             "reward.clip_range": [-0.5, 0.75],
             "rollout.n_samples_per_prompt": group,
             "algo.advantage.estimator": "group_norm" if fields["values"] is None else "gae",
+            **batches,
         }
         _estimate(fields)
     return experiences
+
+
+def attention(random: np.random.Generator, rows: int, width: int) -> Any:
+    """An attention mask (B, T), padded on the right; now and then a row has no token."""
+    return (np.arange(width) < random.integers(0, width + 1, (rows, 1))).astype(np.int64)
+
+
+def batching(random: np.random.Generator, stage: str) -> dict[str, Any]:
+    """Arguments about micro-batches: packed or not, of a fixed number of rows or of tokens."""
+    args: dict[str, Any] = {"ds.ring_attn_size": 1, "ds.tensor_parallel_size": 1, "ds.packing_samples": False}
+    if random.random() < 0.6:
+        args |= {"ds.packing_samples": True, "ds.ring_attn_size": int(random.integers(1, 5))}
+    if random.random() < 0.4:
+        args |= {"train.dynamic_batch_enable": True, f"{stage}.max_tokens_per_gpu": int(random.integers(1, 100))}
+        args["ds.tensor_parallel_size"] = int(random.integers(1, 3))
+    return args
 
 
 def _made_up_one(random: np.random.Generator, places: Any) -> dict[str, Any]:
@@ -126,6 +144,7 @@ def _made_up_one(random: np.random.Generator, places: Any) -> dict[str, Any]:
     policy = -random.exponential(1, mask.shape)
     fields = {
         "sequences": random.integers(0, 4, (rows, width + 1)) + 150_000,
+        "attention_mask": attention(random, rows, width + 1),
         "action_mask": mask,
         "index": [int(place) for place in places],
         "rewards": np.round(random.normal(0, 0.5, rows), 1),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from experiences import tensor
+from experiences import attention, batching, maker, tensor
 from in_place import recorder
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.signals import training
-from rlhfd_emitter.wrappers import before
+from rlhfd_emitter.wrappers import after, before
 
 POLICY = ("log_probs", "old_log_probs", "advantages", "action_mask")
 CRITIC = ("values", "old_values", "returns", "action_mask")
@@ -81,6 +82,8 @@ def made_up(seed: int, kind: str) -> dict[str, Any]:
         for name, values in zip(POLICY if kind == "policy" else CRITIC, fields, strict=False):
             arrays[f"{i}/{name}"] = np.where(mask == 1, values, np.nan).astype(np.float32)
         arrays[f"{i}/action_mask"] = mask
+        arrays[f"{i}/attention_mask"] = attention(random, shape[0], shape[1] + 1)
+    arrays["args"] = json.dumps(batching(random, "train"))
     arrays["steps"], arrays["norms"] = np.ones(batches, np.int64), random.exponential(1, batches)
     return arrays
 
@@ -101,11 +104,14 @@ def run(
     owner, observer = (PolicyLoss, training.policy_loss) if kind == "policy" else (ValueLoss, training.value_loss)
     forward = before(observer)(process, owner.forward)
     step = training.optimizer_step(process, Strategy.optimizer_step)
+    collate = after(training.collated)(process, lambda mask: SimpleNamespace(attention_mask=mask))
     engine = engine or Engine([float(norm) for norm in arrays["norms"]])
     loss, model = owner(**{**held, **settings}), SimpleNamespace(model=engine) if kind == "policy" else engine
 
-    def train() -> str:
+    def train(_trainer: Any) -> str:
         for i in range(len({name.partition("/")[0] for name in arrays if "/" in name})):
+            if f"{i}/attention_mask" in arrays:
+                collate(make(arrays[f"{i}/attention_mask"]))
             fields = {name: make(arrays[f"{i}/{name}"]) for name in names}
             mask = fields.pop("action_mask")
             assert forward(loss, *fields.values(), action_mask=mask) == "loss"
@@ -113,7 +119,8 @@ def run(
         return "status"
 
     sent = len(recorder(process).metrics)
-    assert training.ppo_train(kind)(process, train)() == "status"
+    trainer = maker(json.loads(str(arrays.get("args", "{}"))))
+    assert training.ppo_train(kind)(process, train)(trainer) == "status"
     (frame,) = recorder(process).metrics[sent:] or [(None, {})]
     frame[1].pop("rlhfd/overhead/training_seconds", None)
     return frame[1]

@@ -1,7 +1,9 @@
-"""What follows from frames without being in one: durations of phases, skew between ranks, ratios of losses."""
+"""What follows from frames without being in one: durations of phases, skew between ranks, how unequal their work is,
+ratios of losses."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -10,9 +12,10 @@ from typing import NamedTuple
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.runs import DAEMON_ROLE
 
-__all__ = ["RATIOS", "SHARES", "Derivation", "Derived", "derived_names", "ratios"]
+__all__ = ["BETWEEN_RANKS", "FULLEST", "RATIOS", "SHARES", "Derivation", "Derived", "derived_names", "ratios"]
 
 MAX_ROUNDS = 16  # of one role's phase that wait for their last rank
+MAX_STEPS = 64  # of one role's work that wait for it; after an outage each rank sends many at once
 MAX_KINDS = 4096
 
 
@@ -39,6 +42,15 @@ SHARES = {
     for phase in ("generation", "make_experience", "ppo_train", "broadcast")
 }
 STEP_SECONDS = "train/timing/step_total"
+
+# what each rank did in a step -> the greatest of all ranks against their mean, of that step.
+BETWEEN_RANKS = {
+    f"rlhfd/{model}/{work}": f"rlhfd/{model}/rank_{name}_imbalance"
+    for model in ("policy", "critic", "model")
+    for work, name in (("sequence_tokens", "tokens"), ("positions", "positions"))
+}
+
+FULLEST = {f"rlhfd/{model}/positions": f"rlhfd/{model}/fullest_rank" for model in ("policy", "critic", "model")}
 
 
 def ratios(frame: Frame) -> Iterator[Derived]:
@@ -87,12 +99,14 @@ class Derivation:
 
     ``arrival_skew_seconds`` is between the first and the last rank to begin, by the node's monotonic clock: in a
     collective everybody waits for ``last_rank``. ``duration_skew_seconds`` is between the shortest and the longest
-    (``slowest_rank``), which shows where no collective makes all end together.
+    (``slowest_rank``), which shows where no collective makes all end together. :data:`BETWEEN_RANKS` are known once all
+    ranks have sent their own value of a step.
     """
 
     def __init__(self) -> None:
         self._sizes: dict[tuple[str, str, str], int] = {}
         self._kinds: dict[tuple[str, str, str, str], _Kind] = {}
+        self._works: dict[tuple[str, str, str, str], OrderedDict[int, dict[int, float]]] = {}  # by step, by rank
 
     def observe(self, frame: Frame) -> list[Derived]:
         """What an event frame adds."""
@@ -109,16 +123,40 @@ class Derivation:
                     self._start(role, stream["start"].get("world_size"))
         return []
 
+    def compare(self, frame: Frame) -> list[Derived]:
+        """What the metrics of a rank add, if it is the last one with them in its step."""
+        role = (frame.run, frame.boot, frame.role)
+        size = self._sizes.get(role)
+        if size is None or frame.rank is None or frame.step is None:
+            return []
+        found: list[Derived] = []
+        for name in BETWEEN_RANKS.keys() & frame.metrics.keys():
+            key = (*role, name)
+            ranks = self._work(key, frame.step)
+            ranks[frame.rank] = frame.metrics[name]
+            if len(ranks) == size:
+                found += _imbalance(frame, name, self._works[key].pop(frame.step))
+        return sorted(found, key=lambda one: one.name)
+
+    def _work(self, key: tuple[str, str, str, str], step: int) -> dict[int, float]:
+        steps = self._works.setdefault(key, OrderedDict())
+        ranks = steps.setdefault(step, {})
+        while len(steps) > MAX_STEPS:
+            steps.popitem(last=False)
+        return ranks
+
     def _start(self, role: tuple[str, str, str], size: object) -> None:
         """A rank of ``role`` is new: the counts of the others would not match its own."""
         if isinstance(size, int) and size > 1 and (role in self._sizes or len(self._sizes) < MAX_KINDS):
             self._sizes[role] = size
             self._kinds = {key: kind for key, kind in self._kinds.items() if key[:3] != role}
+            self._works = {key: steps for key, steps in self._works.items() if key[:3] != role}
 
     def forget(self, run: str, boot: str) -> None:
         """Drop what is known of one launch of a run."""
         self._sizes = {key: size for key, size in self._sizes.items() if key[:2] != (run, boot)}
         self._kinds = {key: kind for key, kind in self._kinds.items() if key[:2] != (run, boot)}
+        self._works = {key: steps for key, steps in self._works.items() if key[:2] != (run, boot)}
 
     def _begin(self, frame: Frame) -> None:
         role = (frame.run, frame.boot, frame.role)
@@ -162,3 +200,13 @@ def _skew(done: _Round) -> Iterator[tuple[str, float]]:
     yield "last_rank", float(last)
     yield "duration_skew_seconds", done.took[slowest] - min(done.took.values())
     yield "slowest_rank", float(slowest)
+
+
+def _imbalance(frame: Frame, name: str, ranks: dict[int, float]) -> Iterator[Derived]:
+    """1 where all ranks have the same, 2 where one has twice the mean; and which rank has the most."""
+    total = sum(ranks.values())
+    if 0 < total < math.inf:
+        fullest = min(ranks, key=lambda rank: (-ranks[rank], rank))
+        yield Derived(frame.role, None, frame.step, BETWEEN_RANKS[name], ranks[fullest] * len(ranks) / total)
+        if name in FULLEST:
+            yield Derived(frame.role, None, frame.step, FULLEST[name], float(fullest))

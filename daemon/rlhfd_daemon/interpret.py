@@ -29,7 +29,7 @@ class Interpreter:
             self._follow(frame)
             found = self._derivation.observe(frame)
         else:
-            found = [*self._measured(frame), *ratios(frame)]
+            found = [*self._measured(frame), *ratios(frame), *self._derivation.compare(frame)]
         time = received_ns / 1e9
         return [Sample(frame.run, frame.boot, *one, time, record_id) for one in found]
 

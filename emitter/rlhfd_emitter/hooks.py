@@ -14,7 +14,7 @@ from typing import Any
 from rlhfd_emitter import actions, import_hook, vllm_wrappers, wrappers
 from rlhfd_emitter.hook import attach, unbound
 from rlhfd_emitter.process import Process
-from rlhfd_emitter.signals import engine, experience, generation, position, progress, rewards, training
+from rlhfd_emitter.signals import engine, experience, generation, position, progress, rewards, supervised, training
 from rlhfd_emitter.symbols import missing_parameters
 from rlhfd_emitter.vllm_wrappers import coroutine_phase
 from rlhfd_emitter.wrappers import Wrapper, after, before, phase, read_by, together
@@ -61,6 +61,8 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
         "PolicyLoss.forward": before(training.policy_loss),
         "ValueLoss.forward": before(training.value_loss),
     },
+    "openrlhf.models.actor": {"Actor.forward": before(supervised.forward)},
+    f"{_TRAINER}.ppo_utils.replay_buffer": {"NaiveReplayBuffer.collate_fn": after(training.collated)},
     f"{_TRAINER}.ppo_trainer": {
         "BasePPOTrainer.__init__": together(before(wrappers.trainer_start), before(actions.trainer_ready)),
         "BasePPOTrainer.ppo_train": phase("ppo_train"),
@@ -113,8 +115,11 @@ WRAPPERS: dict[str, dict[str, Wrapper]] = {
     **{
         f"{_TRAINER}.{module}": {
             f"{trainer}.__init__": before(wrappers.trainer_start),
-            f"{trainer}.save_logs_and_checkpoints": before(wrappers.step_logs),
+            f"{trainer}.save_logs_and_checkpoints": together(before(wrappers.step_logs), before(supervised.step_end)),
             f"{trainer}.evaluate": phase("eval"),
+            **(
+                {} if trainer == "SFTTrainer" else {f"{trainer}.concatenated_forward": before(supervised.forward_pairs)}
+            ),
         }
         for module, trainer in (
             ("sft_trainer", "SFTTrainer"),

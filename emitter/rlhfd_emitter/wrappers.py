@@ -159,8 +159,9 @@ def actor_start(process: Process, arguments: Mapping[str, Any]) -> None:
 @reads("strategy")
 def trainer_start(process: Process, arguments: Mapping[str, Any]) -> None:
     """``__init__`` of a trainer: the one place that holds ``strategy.args``."""
-    process.open(type(arguments["self"]).__name__)
     strategy = arguments.get("strategy")
+    size = getattr(strategy, "world_size", None)  # the PPO trainer's never joins a process group
+    process.open(type(arguments["self"]).__name__, **({} if size is None else {"world_size": size}))
     args = getattr(strategy, "args", None)
     if args is not None:
         trainer = type(arguments["self"]).__name__

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhfd_daemon.derive import RATIOS, SHARES, Derivation, derived_names, ratios
+from rlhfd_daemon.derive import BETWEEN_RANKS, FULLEST, MAX_STEPS, RATIOS, SHARES, Derivation, derived_names, ratios
 from rlhfd_daemon.interpret import Interpreter
 from rlhfd_daemon.metrics import lookup
 from rlhfd_daemon.sample import Sample
@@ -27,6 +27,13 @@ class Ranks:
     def event(self, rank: int, event: str, mono: float = 0.0, **fields: object) -> list[tuple[int | None, str, float]]:
         one = frame(kind="event", event=event, fields=fields, rank=rank, stream=f"s{rank}", mono_ns=int(mono * S))
         return [(derived.rank, derived.name, derived.value) for derived in self.derivation.observe(one)]
+
+    def work(self, rank: int, step: int | None, **metrics: float) -> dict[str, float]:
+        """What rank ``rank`` did of the policy's work, and what follows."""
+        named = {f"rlhfd/policy/{name}": value for name, value in metrics.items()}
+        found = self.derivation.compare(frame(metrics=named, rank=rank, step=step, stream=f"s{rank}"))
+        assert {(derived.rank, derived.step) for derived in found} <= {(None, step)}
+        return {derived.name.removeprefix("rlhfd/policy/"): derived.value for derived in found}
 
     def begin(self, rank: int, mono: float) -> None:
         assert self.event(rank, "phase_begin", mono, phase="save", id=1) == []
@@ -96,6 +103,72 @@ def test_rounds_that_never_complete_do_not_pile_up() -> None:
         ranks.begin(0, float(number))
     (kind,) = ranks.derivation._kinds.values()
     assert len(kind.rounds) <= 16
+
+
+def test_when_the_last_rank_has_sent_a_step_the_greatest_work_is_put_against_the_mean() -> None:
+    ranks = Ranks(3)
+    assert ranks.work(0, 7, sequence_tokens=100.0, positions=400.0) == {}
+    assert ranks.work(2, 7, sequence_tokens=200.0, positions=400.0) == {}
+    assert ranks.work(1, 7, sequence_tokens=600.0, positions=1000.0) == pytest.approx(
+        {"fullest_rank": 1, "rank_positions_imbalance": 3000 / 1800, "rank_tokens_imbalance": 2}
+    )
+    assert ranks.work(1, 7, sequence_tokens=600.0, positions=1000.0) == {}
+
+
+def test_ranks_are_compared_step_by_step_though_one_is_ahead_and_each_metric_for_itself() -> None:
+    ranks = Ranks(2)
+    for step in range(1, 41):
+        ranks.work(0, step, sequence_tokens=100.0 * step)
+    for step in range(1, 41):
+        assert ranks.work(1, step, sequence_tokens=300.0 * step) == {"rank_tokens_imbalance": 1.5}
+    assert ranks.work(0, 41, sequence_tokens=1.0) == {}
+    assert ranks.work(1, 41, positions=1.0) == {}
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_ranks_without_work_or_with_what_is_no_number_are_not_compared(value: float) -> None:
+    ranks = Ranks(2)
+    ranks.work(0, 1, positions=value)
+    assert ranks.work(1, 1, positions=value) == {}
+    ranks.work(0, 2, positions=0.0)
+    assert ranks.work(1, 2, positions=5.0) == {"fullest_rank": 1, "rank_positions_imbalance": 2}
+
+
+def test_neither_a_single_rank_nor_one_without_a_step_is_compared_and_a_restarted_one_begins_anew() -> None:
+    assert Ranks(1).work(0, 1, positions=5.0) == {}
+    ranks = Ranks(2)
+    for rank in (0, 1):
+        assert ranks.work(rank, None, positions=5.0) == {}
+    ranks.work(0, 3, positions=5.0)
+    ranks.event(1, "process_start", world_size=2)
+    assert ranks.work(1, 3, positions=7.0) == {}
+    assert ranks.work(0, 3, positions=7.0) == {"fullest_rank": 0, "rank_positions_imbalance": 1}
+    ranks.work(0, 4, positions=5.0)
+    ranks.derivation.forget("r", "b")
+    assert ranks.work(1, 4, positions=7.0) == {}
+
+
+def test_steps_whose_last_rank_never_comes_do_not_pile_up() -> None:
+    ranks = Ranks(2)
+    for step in range(1000):
+        ranks.work(0, step, positions=1.0)
+    (steps,) = ranks.derivation._works.values()
+    assert list(steps) == list(range(1000 - MAX_STEPS, 1000))
+
+
+def test_an_interpreter_adds_it_to_the_last_rank_s_samples_and_every_name_has_a_row() -> None:
+    interpreter, found = Interpreter(), []
+    for rank in (0, 1):
+        start = frame(kind="event", event="process_start", fields={"world_size": 2}, rank=rank)
+        assert interpreter.samples(start, S, 1) == []
+    for rank in (0, 1):
+        work = frame(metrics={"rlhfd/model/sequence_tokens": 1.0 + 2 * rank}, rank=rank, step=1)
+        found.append(interpreter.samples(work, S, 2))
+    assert [(sample.rank, sample.name, sample.value) for sample in found[1]] == [
+        (1, "rlhfd/model/sequence_tokens", 3.0),
+        (None, "rlhfd/model/rank_tokens_imbalance", 1.5),
+    ]
+    assert [name for name in (*BETWEEN_RANKS, *BETWEEN_RANKS.values(), *FULLEST.values()) if lookup(name) is None] == []
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ SEEN: dict[str, tuple[str, str]] = {
     f"{_TRAINER}.ray.ppo_critic.CriticPPOTrainer.ppo_train": ("critic", "phase ppo_train, signals of it"),
     "openrlhf.models.loss.PolicyLoss.forward": ("policy", "signals of the loss"),
     "openrlhf.models.loss.ValueLoss.forward": ("critic", "signals of the loss"),
+    f"{_TRAINER}.ppo_utils.replay_buffer.NaiveReplayBuffer.collate_fn": ("policy, critic", "padding of micro-batches"),
+    "openrlhf.models.actor.Actor.forward": ("SFT", "padding of micro-batches"),
     f"{_STRATEGY}.optimizer_step": ("policy, critic, SFT, RM, DPO", "gradient norms of policy and critic"),
     f"{_STRATEGY}.load_ckpt": ("policy, critic, SFT, RM, DPO", "the step that policy and critic go on from"),
     f"{_STRATEGY}.save_ckpt": ("policy, critic, SFT, RM, DPO", "phase checkpoint"),
@@ -73,6 +75,10 @@ SEEN: dict[str, tuple[str, str]] = {
             ("__init__", "run metadata"),
             ("evaluate", "phase eval"),
         )
+    },
+    **{
+        f"{_TRAINER}.{module}.concatenated_forward": (role, "padding of micro-batches")
+        for role, module in (("RM", "rm_trainer.RewardModelTrainer"), ("DPO", "dpo_trainer.DPOTrainer"))
     },
 }
 MARKS = {"found": "✓", "moved": "former", "changed": "changed", "absent": "–"}

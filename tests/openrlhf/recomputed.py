@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from openrlhf.recomputed_filling import filling
+
 Args = Mapping[str, Any]  # OpenRLHF's arguments by dotted name, as in the event run_start
 
 
@@ -37,6 +39,7 @@ class Step:
 
     responses: list[Response]
     kl_coefficient: float
+    masks: list[Any]  # the attention masks of the experiences
 
     def tokens(self, name: str) -> list[float] | None:
         """Of all responses, one behind the other; ``None`` if the experiences did not have it."""
@@ -51,7 +54,8 @@ def step(arrays: Mapping[str, Any]) -> Step:
     """The dump's arrays, taken apart into responses."""
     count = len({name.partition("/")[0] for name in arrays if "/" in name})
     responses = [response for i in range(count) for response in _responses(i, arrays)]
-    return Step(responses, float(arrays["kl_coefficient"]))
+    masks = [arrays[f"{i}/attention_mask"] for i in range(count) if f"{i}/attention_mask" in arrays]
+    return Step(responses, float(arrays["kl_coefficient"]), masks)
 
 
 def _responses(i: int, arrays: Mapping[str, Any]) -> Iterator[Response]:
@@ -103,6 +107,7 @@ def expected(one: Step, args: Args) -> dict[str, float]:
         **_lengths(one),
         **_repetition(one),
         **_correlations(one),
+        **filling("experience", one.masks, args, "rollout"),
     }
     size = sum(abs(response.reward) for response in one.responses) / len(one.responses)
     if size:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from openrlhf.recomputed_filling import filling
 
 Arrays = Mapping[str, Any]
 
@@ -24,8 +27,7 @@ def calls(dump: Path, kind: str, rank: int = 0) -> list[dict[str, Any]]:
 def _tokens(arrays: Arrays, names: Sequence[str]) -> list[tuple[float, ...]]:
     """The values of the named tensors at every response token of every micro-batch."""
     found = []
-    batches = len({name.partition("/")[0] for name in arrays if "/" in name})
-    for i in range(batches):
+    for i in range(_batches(arrays)):
         mask = arrays[f"{i}/action_mask"]
         tensors = [arrays[f"{i}/{name}"] for name in names]
         for row, column in zip(*np.nonzero(mask), strict=True):
@@ -37,7 +39,7 @@ def policy(arrays: Arrays) -> dict[str, float]:
     """Every signal that there should be of one call of the policy, by name."""
     tokens = _tokens(arrays, ("log_probs", "old_log_probs", "advantages"))
     if not tokens:
-        return _gradients(arrays, "policy")
+        return {**_gradients(arrays, "policy"), **_filling(arrays, "policy")}
     logs = [new - old for new, old, _ in tokens]
     clamped = [min(20.0, max(-20.0, each)) for each in logs]
     ratios = [math.exp(each) for each in clamped]
@@ -51,6 +53,7 @@ def policy(arrays: Arrays) -> dict[str, float]:
         "rlhfd/ratio/min": min(ratios),
         "rlhfd/ratio/ess_ratio": sum(ratios) ** 2 / (count * sum(w**2 for w in ratios)),
         **_gradients(arrays, "policy"),
+        **_filling(arrays, "policy"),
     }
     low, high = 1 - float(arrays["low"]), 1 + float(arrays["high"])
     pairs = [(w, advantage) for w, (_, _, advantage) in zip(ratios, tokens, strict=True)]
@@ -73,9 +76,10 @@ def policy(arrays: Arrays) -> dict[str, float]:
 def critic(arrays: Arrays) -> dict[str, float]:
     """Every signal that there should be of one call of the critic, by name."""
     tokens = _tokens(arrays, ("values", "old_values", "returns"))
+    whole = {**_gradients(arrays, "critic"), **_filling(arrays, "critic")}
     if not tokens:
-        return _gradients(arrays, "critic")
-    values = {"rlhfd/critic/tokens": float(len(tokens)), **_gradients(arrays, "critic")}
+        return whole
+    values = {"rlhfd/critic/tokens": float(len(tokens)), **whole}
     if "clip" in arrays:
         bound = float(arrays["clip"])
         limited = [(value, min(max(value, old - bound), old + bound), goal) for value, old, goal in tokens]
@@ -86,6 +90,15 @@ def critic(arrays: Arrays) -> dict[str, float]:
         left = [goal - value for value, _, goal in tokens]
         values["rlhfd/critic/explained_variance"] = 1 - float(np.var(left) / np.var(returns))
     return values
+
+
+def _filling(arrays: Arrays, kind: str) -> dict[str, float]:
+    masks = [arrays[f"{i}/attention_mask"] for i in range(_batches(arrays)) if f"{i}/attention_mask" in arrays]
+    return filling(kind, masks, json.loads(str(arrays.get("args", "{}"))), "train")
+
+
+def _batches(arrays: Arrays) -> int:
+    return len({name.partition("/")[0] for name in arrays if "/" in name})
 
 
 def _gradients(arrays: Arrays, kind: str) -> dict[str, float]:

@@ -41,6 +41,8 @@ RANK_ARGUMENTS = {
     "train_dpo": (*PREFERENCES, "--ref.model_name_or_path", "{assets}/sft", "--adam.lr", "5e-4"),
 }
 
+PACKED = ("--ds.packing_samples", "--ds.attn_implementation", "flash_attention_cpu")  # see shim/sitecustomize.py
+
 # What makes another algorithm or topology of the PPO command: put behind its arguments, so that it wins.
 # ``{assets}`` and ``{shim}`` at the beginning of a part stand for folders.
 _ESTIMATOR, _REWARD_MODEL = "--algo.advantage.estimator", "--reward.model_name_or_path"
@@ -50,6 +52,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "async": ("--train.async_enable", *_EVALUATED),
     "grpo": (_ESTIMATOR, "group_norm", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"),
     "reinforce": (_ESTIMATOR, "reinforce", *_TWO_RANKS),
+    "packed": (
+        *(_ESTIMATOR, "group_norm", *PACKED, "--train.dynamic_batch_enable", *_TWO_RANKS),
+        *("--train.max_tokens_per_gpu", "128", "--rollout.max_tokens_per_gpu", "256"),
+    ),
     "rloo": (_ESTIMATOR, "rloo", _REWARD_MODEL, "{assets}/sft"),
     "agent": (
         *(_ESTIMATOR, "reinforce_baseline", "--train.agent_func_path", "{shim}/lab_agent.py"),

@@ -22,6 +22,15 @@ from rlhfd_emitter.signals.batch import Batch
 from rlhfd_emitter.signals.experience import GROUPS
 from rlhfd_emitter.signals.groups import compute
 
+# As before 0.10.2.
+FLAT = {
+    "ds.packing_samples": "packing_samples",
+    "ds.ring_attn_size": "ring_attn_size",
+    "ds.tensor_parallel_size": "ds_tensor_parallel_size",
+    "train.dynamic_batch_enable": "use_dynamic_batch",
+    "rollout.max_tokens_per_gpu": "rollout_max_tokens_per_gpu",
+}
+
 
 def experiences(arrays: dict[str, Any], dtype: Any) -> list[Any]:
     found: dict[str, dict[str, Any]] = {}
@@ -48,6 +57,8 @@ def cast(made: list[Any]) -> dict[str, Any]:
 def maker(args: dict[str, Any]) -> Any:
     flat = SimpleNamespace(reward_clip_range=args["reward.clip_range"])
     flat.n_samples_per_prompt = args["rollout.n_samples_per_prompt"]
+    for name, old in FLAT.items():
+        setattr(flat, old, args.get(name))
     estimator = args["algo.advantage.estimator"]
     return SimpleNamespace(args=flat, advantage_estimator=estimator, kl_ctl=SimpleNamespace(value=0.01))
 

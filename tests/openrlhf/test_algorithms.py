@@ -13,9 +13,11 @@ import pytest
 from openrlhf.conftest import rows, under_rlhfd
 from openrlhf.lab import Lab
 from openrlhf.runs import VARIANTS, start_ppo
+from openrlhf.test_signals_experience import arguments, check_experiences
 from openrlhf.test_signals_training import check_training
 from rlhfd_daemon.analyzers.incident_table import INCIDENTS
 from rlhfd_daemon.frame import Frame
+from rlhfd_daemon.interpret import Interpreter
 from rlhfd_daemon.runs import DAEMON_ROLE
 from support import DaemonProcess, wait_for
 
@@ -48,6 +50,7 @@ PHASES: dict[str, dict[str, set[str]]] = {
     },
     "grpo": SYNC,
     "reinforce": SYNC,
+    "packed": SYNC,
     "rloo": {**SYNC, "RewardModelActor": {"forward"}, "RolloutRayActor": {"generation", "weight_sync"}},
     "agent": {
         **ASYNC,
@@ -56,12 +59,13 @@ PHASES: dict[str, dict[str, set[str]]] = {
 }
 ASYNCHRONOUS = ("async", "agent")
 QUEUE_SIZE = {"async": 1, "agent": 2}
-DUMPED = ("reinforce",)
-TWO_RANKS = {"reinforce": ("PolicyModelActor", "ReferenceModelActor")}
+DUMPED = ("reinforce", "packed")
+TWO_RANKS = dict.fromkeys(DUMPED, ("PolicyModelActor", "ReferenceModelActor"))
 ARGUMENTS: dict[str, dict[str, object]] = {
     "async": {"algo.advantage.estimator": "gae", "train.async_enable": True, "eval.steps": 2},
     "grpo": {"algo.advantage.estimator": "group_norm", "algo.kl.use_loss": True, "algo.kl.estimator": "k3"},
     "reinforce": {"algo.advantage.estimator": "reinforce", "actor.num_gpus_per_node": 2, "ds.zero_stage": 3},
+    "packed": {"ds.packing_samples": True, "train.dynamic_batch_enable": True, "train.max_tokens_per_gpu": 128},
     "rloo": {"algo.advantage.estimator": "rloo"},
     "agent": {"algo.advantage.estimator": "reinforce_baseline", "train.partial_rollout_enable": True},
 }
@@ -199,6 +203,27 @@ def test_each_rank_sends_the_signals_of_its_share_and_the_gradient_norm_of_all(o
             assert left.metrics[norm] == pytest.approx(right.metrics[norm], rel=1e-4)
     of_share = [[frame.metrics["rlhfd/policy_kl/k3"] for frame in share] for share in shares]
     assert of_share[0] != of_share[1]
+
+
+def test_dynamic_packed_micro_batches_are_counted_in_each_rank_and_compared_between_them(
+    outcomes: dict[str, Outcome],
+) -> None:
+    one = outcomes["packed"]
+    check_experiences(one.frames, one.dump, arguments(one.frames))
+    shares = [check_training(one.frames, one.dump, "policy", rank) for rank in (0, 1)]
+    for frame in (*shares[0], *shares[1]):
+        metrics = {name.removeprefix("rlhfd/policy/"): value for name, value in frame.metrics.items()}
+        assert (metrics["padding_ratio"], metrics["packing_efficiency_ratio"]) == (0, 1)
+        assert metrics["micro_batches"] > metrics["optimizer_steps"] == 2
+        assert 0 < metrics["micro_batch_fill_mean"] <= metrics["micro_batch_fill_max"] < 1.25
+    interpreter = Interpreter()
+    samples = [sample for frame in one.frames for sample in interpreter.samples(frame, frame.time_ns, 0)]
+    found = {sample.step: sample.value for sample in samples if sample.name == "rlhfd/policy/rank_tokens_imbalance"}
+    tokens = [[frame.metrics["rlhfd/policy/sequence_tokens"] for frame in share] for share in shares]
+    assert found == pytest.approx(
+        {step: 2 * max(both) / sum(both) for step, both in enumerate(zip(*tokens, strict=True), 1)}
+    )
+    assert all(1 <= value < 1.1 for value in found.values())  # OpenRLHF balances ranks
 
 
 def test_no_hook_failed(outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple, get_args
 from rlhfd_daemon.metrics.computed import EXPERIENCE
 from rlhfd_daemon.metrics.derived import DERIVED
 from rlhfd_daemon.metrics.engine import ENGINE
+from rlhfd_daemon.metrics.filling import FILLING
 from rlhfd_daemon.metrics.gpu import GPU
 from rlhfd_daemon.metrics.host import CHECKPOINTS, DISKS, HOST, PROCESSES, REWARD_PROBE
 from rlhfd_daemon.metrics.metric import Framework, KeyRange, Metric
@@ -32,6 +33,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Derived from logged metrics": DERIVED,
     "Reward calls": REWARD_CALLS,
     "Computed while policy and critic train": TRAINING,
+    "Micro-batches, padding and packing": FILLING,
     "vLLM engines": ENGINE,
     "GPUs": GPU,
     "Host": HOST,

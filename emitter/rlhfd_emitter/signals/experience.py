@@ -20,6 +20,7 @@ from rlhfd_emitter.wrappers import Function
 # In this order, each on its own.
 GROUPS = {
     "size": samples.size,
+    "filling": samples.filling,
     "advantage": tokens.advantage,
     "return": tokens.returns,
     "value": tokens.value,

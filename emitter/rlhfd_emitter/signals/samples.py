@@ -1,4 +1,4 @@
-"""Signals over the samples of a batch: rewards, prompt groups, lengths, correlations and the batch's size."""
+"""Signals over the samples of a batch: rewards, prompt groups, lengths, correlations, the batch's size and padding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rlhfd_emitter.signals.batch import Batch, setting
+from rlhfd_emitter.signals.micro_batches import Layout, Masks, summary
 from rlhfd_emitter.signals.statistics import average, deviation, greatest, least, mean, pearson, quantile
 
 
@@ -17,6 +18,17 @@ def size(batch: Batch) -> Mapping[str, float]:
     if len(batch.used) < len(batch.counts):
         values["rlhfd/sampled_ratio"] = len(batch.used) / len(batch.counts)
     return values
+
+
+def filling(batch: Batch) -> Mapping[str, float]:
+    """The micro-batches in which the models saw the samples to make experiences of them."""
+    masks = [getattr(experience, "attention_mask", None) for experience in batch.experiences]
+    if any(mask is None for mask in masks):
+        return {}
+    held = Masks()
+    for mask in masks:
+        held.put(mask)
+    return summary("rlhfd/experience", held.take(), Layout.of(batch.args, "rollout"))
 
 
 def reward(batch: Batch) -> Mapping[str, float]:

@@ -17,6 +17,7 @@ from typing import Any
 from rlhfd_emitter.process import Process, guarded
 from rlhfd_emitter.signals import critic, policy
 from rlhfd_emitter.signals.groups import compute
+from rlhfd_emitter.signals.micro_batches import Layout, Masks, summary
 from rlhfd_emitter.signals.position import Position
 from rlhfd_emitter.signals.statistics import Tensor, greatest, mean
 from rlhfd_emitter.signals.totals import Rows, Totals, read
@@ -32,6 +33,9 @@ class Call:
     name: str
     signals: Any  # the module `policy` or `critic`
     totals: Totals
+    trainer: Any  # OpenRLHF's
+    masks: Masks = field(default_factory=Masks)
+    unseen: bool = False  # a micro-batch
     rows: Rows = field(default_factory=Rows)
     settings: Any = None  # of the loss, of what is in the rows
     norms: deque[Tensor] = field(default_factory=lambda: deque(maxlen=MAX_NORMS))
@@ -52,10 +56,10 @@ def ppo_train(name: str) -> Wrapper:
     """``ppo_train`` of the trainer in the actor of ``name``, ``policy`` or ``critic``."""
     signals = policy if name == "policy" else critic
 
-    def begin(process: Process) -> None:
+    def begin(process: Process, args: tuple[Any, ...]) -> None:
         wanted = process.emitter is not None and not process.emitter.muted
-        totals = Totals(getattr(signals, "GREATEST", ()))
-        process.shared(Training).call = Call(name, signals, totals) if wanted else None
+        totals, trainer = Totals(getattr(signals, "GREATEST", ())), next(iter(args), None)
+        process.shared(Training).call = Call(name, signals, totals, trainer) if wanted else None
 
     def end(process: Process) -> None:
         process.shared(Training).call = None
@@ -63,7 +67,7 @@ def ppo_train(name: str) -> Wrapper:
     def wrap(process: Process, original: Function) -> Function:
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            guarded(begin, process)
+            guarded(begin, process, args)
             try:
                 result = original(*args, **kwargs)
                 guarded(_report, process)
@@ -74,6 +78,23 @@ def ppo_train(name: str) -> Wrapper:
         return wrapper
 
     return wrap
+
+
+def collated(process: Process, experience: Any) -> None:
+    """``NaiveReplayBuffer.collate_fn`` returned a micro-batch, on the CPU unless the replay buffer is elsewhere."""
+    call = process.shared(Training).call
+    if call is None:
+        return
+    clock = time.perf_counter()
+
+    def put(masks: Masks) -> Mapping[str, float]:
+        mask = experience.attention_mask
+        if mask is not None:
+            masks.put(mask)
+        return {"seen": mask is not None}
+
+    call.unseen = not compute(process, {"micro_batch": put}, call.masks).get("seen") or call.unseen
+    call.seconds += time.perf_counter() - clock
 
 
 @reads("log_probs", "old_log_probs", "advantages", "action_mask")
@@ -171,10 +192,18 @@ def _report(process: Process) -> None:
         return
     clock = time.perf_counter()
     _add_up(process, call)
-    values = compute(process, {f"{call.name}_training": _summary}, call)
+    values = compute(process, {f"{call.name}_training": _summary, "micro_batches": _filled}, call)
     if values:
         values["rlhfd/overhead/training_seconds"] = call.seconds + time.perf_counter() - clock
         process.emitter.emit(process.shared(Position).step, values)
+
+
+def _filled(call: Call) -> dict[str, float]:
+    batches = [] if call.unseen else call.masks.take()
+    if not batches:
+        return {}
+    args = getattr(call.trainer, "args", None) or getattr(getattr(call.trainer, "strategy", None), "args", None)
+    return summary(f"rlhfd/{call.name}", batches, Layout.of(args))
 
 
 def _summary(call: Call) -> dict[str, float]:

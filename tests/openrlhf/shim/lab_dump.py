@@ -20,12 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import lab_dump_supervised  # noqa: F401 - what SFT, reward models and DPO train on
 import lab_dump_training  # noqa: F401 - what the model actors train on
 from lab_imports import after_import
 
 FIELDS = (
-    "sequences", "action_mask", "action_log_probs", "rollout_log_probs", "values", "returns", "advantages", "rewards",
-    "response_length", "truncated",
+    "sequences", "attention_mask", "action_mask", "action_log_probs", "rollout_log_probs", "values", "returns",
+    "advantages", "rewards", "response_length", "truncated",
 )  # fmt: skip
 
 _batches = 0

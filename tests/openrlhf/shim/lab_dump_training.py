@@ -1,8 +1,10 @@
 """Writes what the losses and the optimizer of a model actor got to ``LAB_DUMP``, one file for each ``ppo_train``.
 
 ``policy-<rank>-<count>.npz`` and ``critic-<rank>-<count>.npz``, counted from 1: arrays ``<i>/<parameter>`` of the i-th
-call of the loss, floats in float64, ``low``, ``high`` and ``dual`` or ``clip`` of the loss (absent: none), and of each
-call of ``optimizer_step`` the engine's ``norms`` after it (NaN: none) and ``steps``, how many it counted in it.
+call of the loss, floats in float64, and ``<i>/attention_mask`` of the i-th ``training_step``; ``low``, ``high`` and
+``dual`` or ``clip`` of the loss (absent: none); of each call of ``optimizer_step`` the engine's ``norms`` after it
+(NaN: none) and ``steps``, how many it counted in it; and as JSON ``args``, OpenRLHF's arguments about batches by dotted
+name.
 
 Only helper classes are patched, as in ``lab_dump``.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +23,10 @@ from lab_imports import after_import
 
 POLICY = ("log_probs", "old_log_probs", "advantages", "action_mask")
 CRITIC = ("values", "old_values", "returns", "action_mask")
+ARGS = (
+    "ds.packing_samples", "ds.ring_attn_size", "ds.tensor_parallel_size", "train.dynamic_batch_enable",
+    "train.max_tokens_per_gpu",
+)  # fmt: skip
 BOUNDS = {"low": "clip_eps_low", "high": "clip_eps_high", "dual": "dual_clip", "clip": "clip_eps"}
 
 _count = 0
@@ -70,27 +77,35 @@ def _note_steps(module: ModuleType) -> None:
 
 @after_import("openrlhf.trainer.ray.ppo_actor")
 def _dump_policy(module: ModuleType) -> None:
-    module.ActorPPOTrainer.ppo_train = _dumped(module.ActorPPOTrainer.ppo_train, "policy")
+    _dump(module.ActorPPOTrainer, "policy")
 
 
 @after_import("openrlhf.trainer.ray.ppo_critic")
 def _dump_critic(module: ModuleType) -> None:
-    module.CriticPPOTrainer.ppo_train = _dumped(module.CriticPPOTrainer.ppo_train, "critic")
+    _dump(module.CriticPPOTrainer, "critic")
 
 
-def _dumped(train: Any, kind: str) -> Any:
+def _dump(trainer: Any, kind: str) -> None:
+    train, step = trainer.ppo_train, trainer.training_step
+
     @functools.wraps(train)
-    def ppo_train(*args: Any, **kwargs: Any) -> Any:
+    def ppo_train(self: Any, *args: Any, **kwargs: Any) -> Any:
         global _batches, _count
         _arrays.clear()
         _steps.clear()
         _batches = 0
-        result = train(*args, **kwargs)
+        result = train(self, *args, **kwargs)
         _count += 1
+        _arrays["args"] = json.dumps({name: functools.reduce(getattr, name.split("."), self.args) for name in ARGS})
         _write(f"{kind}-{os.environ['RANK']}-{_count:04d}.npz")
         return result
 
-    return ppo_train
+    @functools.wraps(step)
+    def training_step(self: Any, experience: Any, *args: Any, **kwargs: Any) -> Any:
+        _arrays[f"{_batches}/attention_mask"] = experience.attention_mask.numpy().copy()  # before the loss counts it
+        return step(self, experience, *args, **kwargs)
+
+    trainer.ppo_train, trainer.training_step = ppo_train, training_step
 
 
 def _write(name: str) -> None:

@@ -98,6 +98,22 @@ def _keep_plain_weights(module: ModuleType) -> None:
     module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
 
 
+@after_import("transformers.modeling_utils")
+def _packed_attention_on_cpu(module: ModuleType) -> None:
+    # OpenRLHF packs samples only with an attention whose name has "flash_attention" in it. With SDPA's mask
+    # transformers keeps the packed samples apart, by their positions.
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    name, attention, original = "flash_attention_cpu", module.AttentionInterface, module.lazy_import_flash_attention
+    attention.register(name, attention._global_mapping["sdpa"])
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+    def lazy_import_flash_attention(implementation: str | None, *args: Any, **kwargs: Any) -> Any:
+        return None if implementation == name else original(implementation, *args, **kwargs)
+
+    module.lazy_import_flash_attention = lazy_import_flash_attention
+
+
 @after_import("openrlhf")
 @after_import("vllm")
 def _ports_that_stay_free(module: ModuleType) -> None:

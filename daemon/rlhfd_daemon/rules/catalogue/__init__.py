@@ -8,6 +8,7 @@ from rlhfd_daemon.rules.catalogue import (
     clip,
     data,
     entropy,
+    filling,
     generic,
     gradient,
     hacking,
@@ -32,8 +33,9 @@ __all__ = ["CATALOGUE", "PAGE", "explains", "find", "url"]
 PAGE = "docs/rules.md"
 CATALOGUE: tuple[Rule, ...] = (
     *nonfinite.ROWS, *kl.ROWS, *clip.ROWS, *entropy.ROWS, *reward.ROWS, *samples.ROWS, *hacking.ROWS, *joint.ROWS,
-    *length.ROWS, *value.ROWS, *gradient.ROWS, *advantage.ROWS, *mismatch.ROWS, *throughput.ROWS, *data.ROWS,
-    *schedule.ROWS, *supervised.ROWS, *system.ROWS, *incidents.ROWS, *checkpoint.ROWS, *generic.ROWS,
+    *length.ROWS, *value.ROWS, *gradient.ROWS, *advantage.ROWS, *mismatch.ROWS, *throughput.ROWS,
+    *filling.ROWS, *data.ROWS, *schedule.ROWS, *supervised.ROWS, *system.ROWS, *incidents.ROWS, *checkpoint.ROWS,
+    *generic.ROWS,
 )  # fmt: skip
 _BY_ID = {rule.id: rule for rule in CATALOGUE}
 
