@@ -158,7 +158,7 @@ def _finding(at: Sample | Happening, issue: Issue) -> Finding:
         time=at.time,
         value=issue.value,
         baseline=issue.limit,
-        onset_step=at.step if issue.first_step is None else issue.first_step,
+        onset_step=at.step,
         onset_time=at.time,
         summary=issue.summary,
         remedy=KINDS[issue.kind].remedy,

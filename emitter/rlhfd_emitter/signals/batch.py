@@ -50,6 +50,7 @@ class Batch:
         self._rows: dict[str, Tensor | None] = {}
         self._wanted: Tensor | None = None  # where the tokens of a row are among all positions of the used samples
         self.repeated: Sequence[float | None] | None = None  # by used sample, see repetition.repeated_shares
+        self._beside: Mapping[str, list[float | None]] | None = None
         self._owners: Tensor | None = None  # of each token of a row, which used sample it is of
 
     def part(self, index: int, field: Tensor) -> Tensor:
@@ -96,6 +97,14 @@ class Batch:
         """The row of log π - log π_ref, unclamped."""
         policy, reference = self.row("action_log_probs"), self.row("base_action_log_probs")
         return None if policy is None or reference is None else policy - reference
+
+    def beside_rewards(self) -> Mapping[str, list[float | None]]:
+        """Means over the tokens of each used sample, as far as they are known: ``advantage`` before whitening, ``kl``
+        to the reference model; ``None`` for a sample without a token."""
+        if self._beside is None:
+            rows = {"advantage": self.advantages(), "kl": self.log_ratios()}
+            self._beside = {name: self.means(row) for name, row in rows.items() if row is not None}
+        return self._beside
 
     def means(self, row: Tensor) -> list[float | None]:
         """The mean of ``row`` over each used sample; ``None`` for one without a token."""

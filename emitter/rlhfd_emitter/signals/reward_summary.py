@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import combinations_with_replacement, pairwise
+from itertools import combinations_with_replacement, compress, pairwise
+from operator import mul
 from typing import Any, TypeVar
 
 from rlhfd_emitter.signals.batch import Batch, setting
@@ -77,9 +78,8 @@ def _table(batch: Batch, rewards: Sequence[float]) -> dict[str, list[float | Non
         "repetition": repeated_shares(batch),
         "prompt_id": [] if prompts is None else [prompts[index] for index in batch.used],
         "response_id": digests(batch),
+        **batch.beside_rewards(),
     }
-    for name, row in (("kl", batch.log_ratios()), ("advantage", batch.advantages())):
-        found[name] = [] if row is None else batch.means(row)
     return {name: list(column) for name, column in found.items() if column}
 
 
@@ -102,15 +102,18 @@ def sums(columns: Sequence[_Column], strata: Sequence[Hashable] | None = None) -
     1, ..., of 1 with 1, ...; of the strata in which column 0 varies (``None``: all are one). Samples that lack a finite
     number in some column are left out."""
     found = [0.0] * (2 + len(columns) * (len(columns) + 1) // 2)
-    for rows in _grouped(zip(*columns, strict=True), strata).values():
-        known = [row for row in rows if all(each is not None and math.isfinite(each) for each in row)]
-        if all(row[0] == known[0][0] for row in known):
+    rows = list(zip(*columns, strict=True))
+    known = [all(each is not None and math.isfinite(each) for each in row) for row in rows]
+    kept = list(compress(rows, known))
+    for group in _grouped(kept, None if strata is None else compress(strata, known)).values():
+        first, *others = zip(*group, strict=True) if group else ((),)
+        if len(set(first)) < 2:
             continue
-        centred = [_centred(side) for side in zip(*known, strict=True)]
-        found[0] += len(known)
+        centred = [_centred(side) for side in (first, *others)]
+        found[0] += len(group)
         found[1] += 1
         for place, (one, other) in enumerate(combinations_with_replacement(centred, 2)):
-            found[2 + place] += sum(a * b for a, b in zip(one, other, strict=True))
+            found[2 + place] += sum(map(mul, one, other))
     return found
 
 

@@ -96,10 +96,9 @@ def correlation(batch: Batch) -> Mapping[str, float]:
         return {}
     found = {"reward_length": pearson(rewards, lengths_of(batch))}
     used = [rewards[index] for index in batch.used]
-    for name, row in (("advantage_reward", batch.advantages()), ("kl_reward", batch.log_ratios())):
-        if row is not None:
-            pairs = [(each, other) for each, other in zip(batch.means(row), used, strict=True) if each is not None]
-            found[name] = pearson([each for each, _ in pairs], [other for _, other in pairs])
+    for name, means in batch.beside_rewards().items():
+        pairs = [(each, other) for each, other in zip(means, used, strict=True) if each is not None]
+        found[f"{name}_reward"] = pearson([each for each, _ in pairs], [other for _, other in pairs])
     return {f"rlhfd/correlation/{name}": value for name, value in found.items() if value is not None}
 
 
