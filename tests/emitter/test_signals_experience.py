@@ -77,7 +77,7 @@ def test_values_by_hand() -> None:
             "entropy/sampled": 2,
             "reward/mean": 0.75, "reward/std": 0.25, "reward/min": 0.5, "reward/max": 1,
             "reward/p10": 0.55, "reward/p50": 0.75, "reward/p90": 0.95, "reward/clipped_ratio": 0.5,
-            "group/zero_std_ratio": 0,
+            "group/zero_std_ratio": 0, "group/duplicate_ratio": 0,
             "response_length/mean": 2, "response_length/min": 1, "response_length/max": 3, "response_length/p50": 2,
             "response_length/p90": 2.8, "response_length/p99": 2.98, "response_length/zero_ratio": 0,
             "response_length/truncated_ratio": 0.5,

@@ -132,9 +132,9 @@ def daemon_with_hook(directory: Path, hook: Hook) -> DaemonProcess:
     return DaemonProcess(directory, target, {"HOOK_SECRET": SECRET})
 
 
-def under_rlhfd(lab: Lab, run: str, endpoint: str) -> tuple[str, ...]:
+def under_rlhfd(lab: Lab, run: str, endpoint: str, *options: str) -> tuple[str, ...]:
     """What a user writes before the training command."""
-    return (str(lab.venv / "bin" / "rlhfd"), "run", "--run", run, "--endpoint", endpoint, "--")
+    return (str(lab.venv / "bin" / "rlhfd"), "run", "--run", run, "--endpoint", endpoint, *options, "--")
 
 
 def rows(trace: Path) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def record(lab: Lab, ray: str, folder: Path, name: str) -> None:
             env={"LAB_CALL_SECONDS": "0.02"} if run.reward == "slower" else {},
             extra=run.extra,
             log=folder / "ppo.log",
-            prefix=(*under_rlhfd(lab, name, daemon.endpoint)[:-1], "--samples", "--"),
+            prefix=under_rlhfd(lab, name, daemon.endpoint),
         ) as process:  # fmt: skip
             if process.wait(900) != 0:
                 raise SystemExit(process.tail())

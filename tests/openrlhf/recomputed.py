@@ -186,6 +186,10 @@ def _rewards(one: Step, args: Args) -> dict[str, float]:
         ordered = [response.reward for response in sorted(one.responses, key=lambda response: response.place)]
         groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         values["rlhfd/group/zero_std_ratio"] = sum(len(set(group)) == 1 for group in groups) / len(groups)
+        answers = [(each.place // size, [token for span in each.spans for token in span]) for each in one.responses]
+        values["rlhfd/group/duplicate_ratio"] = sum(each in answers[:at] for at, each in enumerate(answers)) / len(
+            answers
+        )
     return values
 
 

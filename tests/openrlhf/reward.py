@@ -44,7 +44,7 @@ FAULTS: dict[str, Callable[[float, Answer, int, int], float]] = {
     "const": lambda *_: 1.0,
     "noise": lambda score, answer, start, call: random.Random(call).uniform(-0.5, 1.0),
     "flip": lambda score, *_: -score,
-    "length": lambda score, answer, *_: score + 0.05 * len(answer),
+    "length": lambda score, answer, *_: score + 0.15 * len(answer),
     "repetition": lambda score, answer, *_: score + 2.0 * _repeated(answer),
     "changed": lambda score, answer, start, call: _changed(answer, start),
     "scaled": lambda score, *_: 25.0 * score,  # OpenRLHF clips at 10

@@ -14,7 +14,7 @@ import pytest
 
 from openrlhf.conftest import Hook, daemon_with_hook, rows, under_rlhfd
 from openrlhf.lab import Lab
-from openrlhf.runs import start_ppo
+from openrlhf.runs import ROLLOUT_BATCH, SAMPLES_PER_PROMPT, start_ppo
 from rlhfd_alerts.canonical import canonical_json
 from rlhfd_daemon.frame import Frame
 from support import wait_for
@@ -50,7 +50,7 @@ def outcome(lab: Lab, ray: str, folder: Path) -> Iterator[Outcome]:
                     fault_step=step,
                     log=folder / f"{fault}.log",
                     trace=folder / f"{fault}.jsonl",
-                    prefix=under_rlhfd(lab, f"run-{fault}", daemon.endpoint),
+                    prefix=under_rlhfd(lab, f"run-{fault}", daemon.endpoint, "--samples"),
                 )
                 for fault, step in FAULT_STEP.items()
             }
@@ -129,3 +129,18 @@ def test_the_recording_replays_to_the_alerts_that_were_sent(outcome: Outcome) ->
     first, second = (subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2))
     assert first == second
     assert sorted(first.splitlines()) == sorted(canonical_json(body) for _, body in outcome.calls)
+
+
+def test_the_samples_that_a_run_was_asked_for_are_judged_offline(outcome: Outcome) -> None:
+    command = [sys.executable, "-m", "rlhfd_daemon", "reward", "--json", "--run", "run-const", str(outcome.frame_log)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["samples"]) == (2, STEPS * ROLLOUT_BATCH * SAMPLES_PER_PROMPT)
+    (constant,) = [one for one in found["issues"] if one["kind"] == "constant"]
+    assert constant["first_step"] <= FAULT_STEP["const"] + 8
+    assert constant["last_step"] == STEPS
+
+
+def test_a_constant_reward_is_told_of_its_samples_within_ten_steps(outcome: Outcome) -> None:
+    alert = alert_of(outcome, "run-const", "samples_constant", {"rlhfd/reward/std"})
+    assert FAULT_STEP["const"] < alert["step"] <= FAULT_STEP["const"] + 10

@@ -154,6 +154,11 @@ OUTCOMES = (
         "several samples per prompt.", DAPO, trl=("frac_reward_zero_std",),
     ),
     _row(
+        "group/duplicate_ratio", "ratio",
+        "Share of answers that repeat another one to their prompt, token by token: what a group learns from gets less. "
+        "Only with several samples per prompt.",
+    ),
+    _row(
         "correlation/reward_length", "1",
         "Pearson's correlation of reward and response length over the step's samples. Absent if either is constant.",
         LENGTH_BIAS,

@@ -50,6 +50,7 @@ class Batch:
         self._rows: dict[str, Tensor | None] = {}
         self._wanted: Tensor | None = None  # where the tokens of a row are among all positions of the used samples
         self.repeated: Sequence[float | None] | None = None  # by used sample, see repetition.repeated_shares
+        self.digests: Sequence[int] | None = None  # by used sample, see repetition.digests
         self._beside: Mapping[str, list[float | None]] | None = None
         self._owners: Tensor | None = None  # of each token of a row, which used sample it is of
 

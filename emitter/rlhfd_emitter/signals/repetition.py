@@ -39,10 +39,13 @@ def repeated_shares(batch: Batch) -> Sequence[float | None]:
 
 def digests(batch: Batch) -> Sequence[int]:
     """A number for each used sample's response; answers to one prompt that have the same are the same."""
+    if batch.digests is not None:
+        return batch.digests
     found: list[int] = []
     for tokens, wanted in responses(batch):
-        powers = tokens.new_full((tokens.shape[1],), BASE).cumprod(0)
-        found += ((tokens + 1) * powers).masked_fill(~wanted, 0).sum(1).tolist()
+        powers = tokens.new_full((tokens.shape[1] + 1,), BASE).cumprod(0)
+        found += ((tokens + 1) * powers[wanted.long().cumsum(1)]).masked_fill(~wanted, 0).sum(1).tolist()
+    batch.digests = found
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rlhfd_emitter.signals.batch import Batch, setting
 from rlhfd_emitter.signals.micro_batches import Layout, Masks, summary
+from rlhfd_emitter.signals.repetition import digests
 from rlhfd_emitter.signals.statistics import average, deviation, greatest, least, mean, pearson, quantile
 
 
@@ -52,14 +53,21 @@ def reward(batch: Batch) -> Mapping[str, float]:
 
 
 def group(batch: Batch) -> Mapping[str, float]:
-    """Prompts whose samples were all rewarded alike, from which group estimators learn nothing."""
-    rewards, prompts = batch.samples("rewards", "reward"), batch.prompts()
-    if not rewards or prompts is None:
+    """Prompts whose samples were all rewarded alike, from which group estimators learn nothing, and answers that repeat
+    another one to their prompt."""
+    prompts = batch.prompts()
+    if prompts is None:
         return {}
-    groups: dict[int, list[float]] = {}
-    for prompt, each in zip(prompts, rewards, strict=True):
-        groups.setdefault(prompt, []).append(each)
-    return {"rlhfd/group/zero_std_ratio": mean([float(_alike(each)) for each in groups.values()])}
+    values = {}
+    if rewards := batch.samples("rewards", "reward"):
+        groups: dict[int, list[float]] = {}
+        for prompt, each in zip(prompts, rewards, strict=True):
+            groups.setdefault(prompt, []).append(each)
+        values["rlhfd/group/zero_std_ratio"] = mean([float(_alike(each)) for each in groups.values()])
+    if answers := digests(batch):
+        different = len({(prompts[index], answer) for index, answer in zip(batch.used, answers, strict=True)})
+        values["rlhfd/group/duplicate_ratio"] = 1 - different / len(answers)
+    return values
 
 
 def _alike(rewards: Sequence[float]) -> bool:
