@@ -88,12 +88,12 @@ def forecast_faults(forecast: ForecastConfig) -> list[Problem]:
 
 
 class RewardConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rewards of single answers, ``window_samples`` (or the steps that hold so many) together. What was found is
-    over when ``clear_after`` steps have not shown it."""
+    """The rewards of single answers, ``window_samples`` (or the steps that hold so many) together. They are looked at
+    whenever half of them are new; what was found is over when ``clear_after`` looks have not shown it."""
 
     enabled: bool = True
     window_samples: Annotated[int, Meta(ge=64, le=8192)] = 256
-    clear_after: _Count = 20
+    clear_after: _Count = 10
 
 
 class AnalyzersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

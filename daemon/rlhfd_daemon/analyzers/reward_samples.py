@@ -97,7 +97,10 @@ class RewardSamples:
         run, summary = self._run(event), read(event.fields)
         if run is None or summary is None:
             return ()
-        issues = {issue.kind: issue for issue in run.online.add(event.step, summary) if issue.kind in SUBJECTS}
+        seen = run.online.add(event.step, summary)
+        if seen is None:
+            return ()
+        issues = {issue.kind: issue for issue in seen if issue.kind in SUBJECTS}
         return list(self._follow(run, event, issues, set(run.active) - {"over_optimised"}))
 
     def tick(self, now: float) -> Iterable[Finding]:

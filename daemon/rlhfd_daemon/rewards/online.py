@@ -39,16 +39,20 @@ class Online:
         self._window = window
         self._reference: list[_Step] = []
         self._steps: deque[_Step] = deque(maxlen=MAX_STEPS)
+        self._unseen = 0  # samples
 
-    def add(self, number: int | None, summary: StepSummary) -> list[Issue]:
-        """Take one step, in order, and say what is wrong now; nothing before the first window is full."""
+    def add(self, number: int | None, summary: StepSummary) -> list[Issue] | None:
+        """Take one step, in order, and say what is wrong now. ``None``: not looked at, since there is no whole window
+        yet, or not half a new one."""
         one = _Step(number, summary)
         if _samples(self._reference) < self._window:
             self._reference.append(one)
         self._steps.append(one)
+        self._unseen += summary.finite
         now = self._newest(0)
-        if _samples(now) < self._window:
-            return []
+        if _samples(now) < self._window or self._unseen < self._window // 2:
+            return None
+        self._unseen = 0
         before = self._newest(len(now))
         return list(self._judged(now, before if _samples(before) >= self._window else []))
 
