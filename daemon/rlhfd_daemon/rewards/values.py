@@ -141,13 +141,14 @@ def new_repeats(reference: Sequence[float], current: Sequence[float], least_rati
     A value counts that at least ``least_ratio`` have, more than in the reference beyond chance (1e-6), and at least
     four times as often as there: so the ties of a verifier count for nothing. What a coarse number format explains, its
     neighbours have as well: of continuous rewards it must be four times as often as the ten distinct values round it
-    in the mean. Of graded ones it must be new, and below the best level so far: a better best is learning.
+    in the mean. Of graded ones, and where half of the reference and more are ties, it must be new, and below the best
+    so far: a better best is learning, and so is a level that is reached more often.
     """
     if not reference or not current:
         return []
     before, now = Counter(reference), Counter(current)
     n, m = len(reference), len(current)
-    levels, graded, best = sorted(now), is_graded(reference), max(reference)
+    levels, graded, best = sorted(now), is_graded(reference) or 2 * len(before) <= n, max(reference)
     found = []
     for value, count in now.most_common(len(levels)):
         ratio, old = count / m, before[value] / n

@@ -129,6 +129,16 @@ ROWS = (
         remedy=SERVICE, source=f"Dean and Barroso 2013, The Tail at Scale; {OURS}",
     ),
     row(
+        "reward_call_slower", "Reward calls take several times as long as before", "reward", WARNING,
+        (above("rlhfd/reward_call/latency_p50_seconds", 0.1),
+         above("rlhfd/reward_call/latency_p50_seconds", 4.0, "median", 3, "baseline")),
+        hold=(4, 5), after=15,
+        explains=("reward_call_slow", "step_slow", "generation_share_high", "level_change"),
+        summary="half of the reward calls take {value} s or longer, four times as long as before",
+        remedy=SERVICE, source=OURS,
+        false_positives="Answers that have become several times as long.",
+    ),
+    row(
         "reward_call_near_timeout", "Reward calls come close to their timeout", "reward", WARNING,
         (above("rlhfd/reward_call/latency_max_seconds", 120.0),
          above("rlhfd/reward_call/retries", -1.0)),
