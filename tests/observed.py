@@ -193,7 +193,11 @@ from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
 actor = PolicyModelActor(8, 3, "10.0.0.1", 29500)
 """
 PRELUDE = "import sys\nfrom types import SimpleNamespace as N\nprocess = None\n"
-HOOKS = "from rlhfd_emitter import hooks\nprocess = hooks.install()\n"
+# At its end a process waits no longer than it has to, but on a busy machine longer than the 2 s of a real one.
+HOOKS = (
+    "from rlhfd_emitter import hooks, sender\nsender.FLUSH_SECONDS = sender.ABSENT_FLUSH_SECONDS = 30\n"
+    "process = hooks.install()\n"
+)
 
 
 class Receiver:

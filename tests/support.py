@@ -37,6 +37,19 @@ def wait_for(condition: Callable[[], T], timeout: float = 30.0) -> T:
     return value
 
 
+def invoked(*arguments: object, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """What an `rlhfd` command prints and exits with, without the price of a process of its own, which
+    `tests/daemon/test_cli.py` pays."""
+    from typer.testing import CliRunner
+
+    from rlhfd_daemon.cli import app
+
+    given = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(app, given, env=environ)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return subprocess.CompletedProcess(given, result.exit_code, result.stdout, result.stderr)
+
+
 class DaemonProcess:
     """`rlhfd daemon` on a state directory and a socket under ``directory``; may be killed and started again."""
 
@@ -101,7 +114,7 @@ class DaemonProcess:
         self.process.wait(10)
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """SIGTERM; the exit code, if it ends within 15 s."""
         assert self.process is not None
         if self.process.poll() is None:
             self.signal(signal.SIGCONT)

@@ -166,7 +166,7 @@ def test_a_server_that_drips_its_answer_is_given_up_in_time(drip: bytes) -> None
         async with serving(loris) as port:
             began = time.monotonic()
             outcome = await attempt(f"http://127.0.0.1:{port}/", timeout_seconds=0.4)
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 12  # and not after 15 s, the default
         assert isinstance(outcome, DeliveryError)
         assert not outcome.permanent
 

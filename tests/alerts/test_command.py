@@ -71,7 +71,7 @@ def test_it_is_killed_with_its_children_when_late(tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match="longer than 2 s") as caught:
         python(code, timeout_seconds=2.0)
     assert not caught.value.permanent
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     for pid in map(int, pids.read_text().split()):
         deadline = time.monotonic() + 10
         while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:

@@ -172,7 +172,7 @@ def test_nobody_there_is_worth_another_try_and_a_server_that_drips_is_given_up_i
             began = time.monotonic()
             with pytest.raises(DeliveryError, match=r"cannot reach|in time") as caught:
                 await EmailReceiver(Target("mail", chosen), CONTEXT).send(*sample("h", False, 1.7e9), 1.7e9)
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 12  # and not after 15 s, the default
             assert not caught.value.permanent
             await asyncio.wait_for(ended.wait(), 10)
         with pytest.raises(DeliveryError, match="ConnectionRefusedError") as refused:

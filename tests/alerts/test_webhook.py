@@ -77,7 +77,7 @@ def test_a_server_that_hangs_is_given_up_in_time_and_worth_another_try() -> None
         async with WebhookServer(Reply(hang=True)) as server:
             started = time.monotonic()
             error = await send(server.url, timeout_seconds=0.3)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 12  # and not after 15 s, the default
         assert error is not None
         assert not error.permanent
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from nvml import FakeNvml
 from rlhfd_daemon.control import ask
-from support import DaemonProcess, running_daemon, wait_for
+from support import DaemonProcess, invoked, running_daemon, wait_for
 
 CONFIG = '[pollers.gpu]\nprobe = "always"\ninterval_seconds = 1.0\n'
 
 
 def gpu(daemon: DaemonProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rlhfd_daemon", "gpu", *arguments, "--config", str(daemon.config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return invoked("gpu", *arguments, "--config", daemon.config)
 
 
 def status(daemon: DaemonProcess) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def test_this_node_looks_as_psutil_says() -> None:
     assert metrics["host/memory_available_bytes"] == pytest.approx(memory.available, rel=0.1)
     assert metrics["host/swap_used_bytes"] == pytest.approx(psutil.swap_memory().used, abs=1e8)
     assert metrics["host/shm_total_bytes"] == shm.total
-    assert metrics["host/load_1m"] == pytest.approx(os.getloadavg()[0], abs=1.0)
+    assert metrics["host/load_1m"] == pytest.approx(os.getloadavg()[0], abs=1.0, rel=0.2)
 
 
 def test_cpu_time_of_this_node_is_shared_out_as_psutil_says() -> None:
@@ -248,8 +248,8 @@ def test_cpu_time_of_this_node_is_shared_out_as_psutil_says() -> None:
         sum(range(1000))
     (seen,) = asyncio.run(poller.poll(time.time()))
     expected = psutil.cpu_times_percent()
-    assert seen.metrics["host/cpu_ratio"] == pytest.approx((100 - expected.idle - expected.iowait) / 100, abs=0.05)
-    assert seen.metrics["host/cpu_iowait_ratio"] == pytest.approx(expected.iowait / 100, abs=0.05)
+    assert seen.metrics["host/cpu_ratio"] == pytest.approx((100 - expected.idle - expected.iowait) / 100, abs=0.2)
+    assert seen.metrics["host/cpu_iowait_ratio"] == pytest.approx(expected.iowait / 100, abs=0.2)
 
 
 def test_every_metric_has_its_row_in_the_table(made_up: Node) -> None:

@@ -99,7 +99,7 @@ def test_records_behind_a_hole_of_zeros_are_found_quickly() -> None:
     last = encode_record(9, 0, 0, 0, b"after the hole")
     start = time.monotonic()
     found = list(scan(segment(RECORDS) + bytes(16 << 20) + last))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # byte by byte it takes many minutes
     assert found[:-2] == RECORDS
     assert found[-2] == Damage(len(segment(RECORDS)), 16 << 20, "corrupt record")
     assert found[-1] == Record(9, 0, 0, 0, b"after the hole")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from rlhfd_alerts.testing import SECRET
 from rlhfd_daemon.control import ask
 from rlhfd_emitter import Emitter
-from support import DaemonProcess, running_daemon, wait_for
+from support import DaemonProcess, invoked, running_daemon, wait_for
 
 # Nobody listens there, so what is owed stays to be seen.
 NOWHERE = '[targets.ops]\nurl = "http://127.0.0.1:9/"\nallow_private = true\nsecret_env = "HOOK_SECRET"\n'
@@ -33,8 +32,7 @@ def _no_daemon_is_left_behind() -> Iterator[None]:
 
 
 def rlhfd(daemon: DaemonProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rlhfd_daemon", *arguments, "--config", str(daemon.config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return invoked(*arguments, "--config", daemon.config)
 
 
 def answer(daemon: DaemonProcess, *arguments: str) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from exports import export, weights
 from rlhfd_alerts.testing import SECRET
 from rlhfd_daemon.control import ask
 from rlhfd_emitter import Emitter
-from support import DaemonProcess, wait_for
+from support import DaemonProcess, invoked, wait_for
 
 CONFIG = (
     '[targets.ops]\nurl = "http://127.0.0.1:9/"\nallow_private = true\nsecret_env = "HOOK_SECRET"\n'
@@ -70,10 +68,7 @@ def test_a_checkpoint_of_nans_is_an_alert_and_the_next_healthy_one_its_end(
     compared = [one["answer"]["compared"] for one in judgements(daemon)]
     assert [one and Path(one).name for one in compared] == [None, "global_step10_hf", "global_step20_hf"]
     emitter.close()
-    shown = subprocess.run(
-        [sys.executable, "-m", "rlhfd_daemon", "checkpoints", "saves", "--config", str(daemon.config)],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    shown = invoked("checkpoints", "saves", "--config", daemon.config)
     assert [line.split()[:4] for line in shown.stdout.splitlines()[2:]] == [
         ["10", "model", "export", "1.000"], ["20", "model", "export", "0.400"], ["30", "model", "export", "1.000"],
     ]  # fmt: skip

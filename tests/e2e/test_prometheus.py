@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -23,7 +22,7 @@ import pytest
 from rlhfd_daemon.metrics import TABLE
 from rlhfd_daemon.outlets.naming import family
 from rlhfd_emitter import Emitter
-from support import DaemonProcess, running_daemon, wait_for
+from support import DaemonProcess, invoked, running_daemon, wait_for
 
 HTTP = '[http]\nlisten = "127.0.0.1:0"\n'
 UNPACKED = Path(__file__).parents[2] / ".venv" / "prometheus" / "usr" / "bin"
@@ -222,18 +221,14 @@ def test_runs_and_topology_tell_of_a_real_run(short_dir: Path) -> None:
         (process,) = rlhfd(daemon, "topology", "ppo", "--json")["runs"][0]["processes"]
         assert (process["host"], process["rank"], process["pid"]) == ("node-7", 3, os.getpid())
         assert (process["phase"], process["gpus"]) == ("train", "0")
-        unknown = subprocess.run(command(daemon, "topology", "nobody"), capture_output=True, text=True, timeout=60)
+        unknown = invoked("topology", "nobody", "--config", daemon.config)
         assert (unknown.returncode, "no run of this name" in unknown.stderr) == (1, True)
         emitter.close()
 
 
-def command(daemon: DaemonProcess, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "rlhfd_daemon", *arguments, "--config", str(daemon.config)]
-
-
 def rlhfd(daemon: DaemonProcess, *arguments: str) -> dict[str, Any]:
     """The JSON that the command prints."""
-    result = subprocess.run(command(daemon, *arguments), capture_output=True, text=True, timeout=60)
+    result = invoked(*arguments, "--config", daemon.config)
     assert result.returncode == 0, result.stderr
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer

@@ -264,7 +264,7 @@ def test_a_mount_that_hangs_holds_up_only_its_own_roots(tmp_path: Path) -> None:
         assert len(children()) == 2
         started = time.monotonic()
         one.stop()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60  # the mount hangs for good
     wait_for(lambda: not children())
 
 
