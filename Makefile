@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ALERTMANAGER := $(or $(shell command -v prometheus-alertmanager 2>/dev/null),$(VENV)/prometheus/usr/bin/prometheus-alertmanager)
 PROMTOOL := $(or $(shell command -v promtool 2>/dev/null),$(VENV)/prometheus/usr/bin/promtool)
+# Where the environment turns bytecode off, each of the thousand processes of the tests would compile all sources again.
+export PYTHONDONTWRITEBYTECODE :=
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help

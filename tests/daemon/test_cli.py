@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import rlhfd_daemon
+import support
 from rlhfd_alerts.testing import SECRET
-from rlhfd_daemon.cli import app
 from rlhfd_daemon.framelog import FrameLog
 from support import DaemonProcess, wait_for
 from wire import packed
@@ -38,9 +37,8 @@ def rlhfd(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str
 
 def invoked(*arguments: object) -> tuple[int, str, str]:
     """Exit code, stdout, stderr; without the price of a process."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
-    return result.exit_code, result.stdout, result.stderr
+    result = support.invoked(*arguments)
+    return result.returncode, result.stdout, result.stderr
 
 
 @pytest.fixture
@@ -130,7 +128,7 @@ def test_a_configuration_that_is_not_there_is_named() -> None:
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["mute", "r"]])
 def test_without_a_daemon_commands_say_so_in_one_line(command: list[str], short_dir: Path) -> None:
-    result = rlhfd(*command, RLHFD_RUNTIME_DIR=str(short_dir))
+    result = support.invoked(*command, environ={"RLHFD_RUNTIME_DIR": str(short_dir)})
     assert (result.returncode, result.stdout) == (69, "")
     assert len(result.stderr.splitlines()) == 1
     assert str(short_dir) in result.stderr
@@ -146,10 +144,10 @@ def test_status_shows_runs_and_alerts_and_mute_silences_emitters(daemon: DaemonP
     assert result.returncode == 0
     for text in ("ppo-7", "trainer", "non_finite", "61", "train/loss became NaN"):
         assert text in result.stdout
-    assert json.loads(rlhfd("status", "--json", "--config", daemon.config).stdout)["runs"][0]["run"] == "ppo-7"
+    assert json.loads(invoked("status", "--json", "--config", daemon.config)[1])["runs"][0]["run"] == "ppo-7"
     assert "1 live streams" in rlhfd("mute", "ppo-7", "--config", daemon.config).stdout
     wait_for(lambda: emitter.muted)
-    rlhfd("mute", "ppo-7", "--off", "--config", daemon.config)
+    invoked("mute", "ppo-7", "--off", "--config", daemon.config)
     wait_for(lambda: not emitter.muted)
     emitter.close()
 

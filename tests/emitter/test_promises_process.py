@@ -96,7 +96,7 @@ def busy():
 thread = threading.Thread(target=busy)
 thread.start()
 codes = set()
-for _ in range(100):
+for _ in range(60):
     pid = os.fork()
     if pid == 0:
         signal.alarm(10)  # a deadlocked child dies by it
