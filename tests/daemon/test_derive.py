@@ -145,6 +145,7 @@ def test_neither_a_single_rank_nor_one_without_a_step_is_compared_and_a_restarte
     assert ranks.work(0, 3, positions=7.0) == {"fullest_rank": 0, "rank_positions_imbalance": 1}
     ranks.work(0, 4, positions=5.0)
     ranks.derivation.forget("r", "b")
+    assert ranks.derivation._works == {}
     assert ranks.work(1, 4, positions=7.0) == {}
 
 

@@ -19,7 +19,7 @@ import torch  # type: ignore[import-not-found]
 from in_place import Recorder
 from rlhfd_emitter.hook import Hook
 from rlhfd_emitter.process import Process
-from rlhfd_emitter.signals import critic, policy, totals
+from rlhfd_emitter.signals import critic, micro_batches, policy, totals
 from trainings import CRITIC, POLICY, PolicyLoss, ValueLoss, run
 
 
@@ -49,6 +49,9 @@ def without_data(kind: str) -> None:
     for name, value in held.complete().items():
         assert (value.dim(), value.requires_grad) == (0, False), name
         assert value.dtype in (torch.float64, torch.int64), name
+    masks = micro_batches.Masks()
+    masks.put(torch.ones(3, 5, device="meta"), torch.ones(2, 4, dtype=torch.bool, device="meta"))
+    assert masks.shapes == [(5, 5)]
 
 
 def main(folder: Path, dtype: Any) -> None:

@@ -53,7 +53,7 @@ class Masks:
     """The attention masks of micro-batches: their shapes, and their sums on their own device, read once."""
 
     def __init__(self) -> None:
-        self._shapes: list[tuple[int, int]] = []
+        self.shapes: list[tuple[int, int]] = []
         self._sums: list[Tensor] = []
 
     def put(self, *masks: Tensor) -> None:
@@ -62,13 +62,13 @@ class Masks:
         total = held[0].sum()
         for mask in held[1:]:
             total = total + mask.sum()
-        self._shapes.append((sum(len(mask) for mask in held), max(mask.shape[1] for mask in held)))
+        self.shapes.append((sum(len(mask) for mask in held), max(mask.shape[1] for mask in held)))
         self._sums.append(total)
 
     def take(self) -> list[MicroBatch]:
         """All micro-batches in order; nothing is left."""
-        shapes, sums = self._shapes, self._sums
-        self._shapes, self._sums = [], []
+        shapes, sums = self.shapes, self._sums
+        self.shapes, self._sums = [], []
         return [MicroBatch(*shape, int(tokens)) for shape, tokens in zip(shapes, read(sums), strict=True)]
 
 
