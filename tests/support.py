@@ -101,7 +101,7 @@ class DaemonProcess:
         return False
 
     def status(self) -> dict[str, Any]:
-        return ask(self.control, "GET", "/api/v1/status")
+        return ask(self.control, "GET", "/api/v1/status", seconds=60.0)
 
     def signal(self, number: int) -> None:
         assert self.process is not None
