@@ -17,7 +17,7 @@ RINGS = (1, 2, 3, 8)
 def test_positions_and_tokens_are_those_that_openrlhf_packs(lab: Lab) -> None:
     here, environment = Path(__file__).parent, lab.environment()
     environment["PYTHONPATH"] += f"{os.pathsep}{here.parent}"
-    command = [lab.python, here / "packing_in_openrlhf.py", *map(str, RINGS)]
+    command: list[str | Path] = [lab.python, here / "packing_in_openrlhf.py", *map(str, RINGS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
     assert done.returncode == 0, done.stderr
     cases = json.loads(done.stdout.splitlines()[-1])
