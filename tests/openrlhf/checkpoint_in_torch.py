@@ -36,11 +36,12 @@ def tensors(folder: Path) -> Iterator[tuple[str, Any]]:
         yield f"master/{name}", tensor
 
 
-def main() -> None:
+def told(folder: Path) -> dict[str, dict[str, float]]:
+    """Of every tensor in ``folder``."""
     import torch
 
     found: dict[str, dict[str, float]] = {}
-    for key, tensor in tensors(Path(sys.argv[1])):
+    for key, tensor in tensors(folder):
         exact = tensor.to(torch.float64).flatten()
         found[key] = {
             "elements": exact.numel(),
@@ -51,7 +52,11 @@ def main() -> None:
             "norm": exact.norm().item(),
             "zeros": int((exact == 0).sum()),
         }
-    print(json.dumps(found))
+    return found
+
+
+def main() -> None:
+    print(json.dumps(told(Path(sys.argv[1]))))
 
 
 if __name__ == "__main__":
