@@ -10,6 +10,8 @@ from itertools import groupby
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rewarding import FAULTS, MODEL, ONSET, SCORERS, STEPS, VERIFIER, Fault, Scorer, run
 from rlhfd_alerts.finding import Finding, Severity
@@ -162,6 +164,52 @@ def test_other_metrics_are_not_watched() -> None:
 def test_what_is_no_summary_is_left_alone() -> None:
     broken: list[dict[str, Any]] = [{}, {"samples": "x"}, {"samples": 3, "values": [math.inf], "counts": [3]}]
     assert found(event(step, fields) for step, fields in enumerate(broken)) == []
+
+
+numbers = st.floats() | st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0.0, 1.0, 300.0])
+lists = st.lists(numbers, max_size=8)
+small = st.floats(-1e15, 1e15) | st.sampled_from([0.0, -1.0, 1.0, 9.0, 300.0])
+sums = st.lists(small, min_size=5, max_size=8)
+summaries = st.fixed_dictionaries(
+    {
+        "samples": st.integers(0, 2**40),
+        "values": st.just([0.0, 1.0]) | lists,
+        "counts": st.just([200, 200]) | st.lists(st.integers(0, 2**62), max_size=8),
+    },
+    optional={
+        "missing": st.integers(0, 2**62),
+        "clip": st.none() | st.lists(numbers, min_size=2, max_size=2),
+        "length": st.lists(sums, max_size=2),
+        "kl": st.lists(sums, max_size=2),
+        "estimator": st.sampled_from(["gae", "group_norm", "x"]),
+        "advantage": lists | st.lists(small, min_size=5, max_size=8),
+        "off_centre": numbers,
+        "step_mean": lists | st.lists(small, min_size=3, max_size=3),
+        "copies": lists | st.lists(small, min_size=5, max_size=5),
+    },
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(summaries, min_size=1, max_size=12))
+def test_whatever_a_summary_says_the_analyzer_goes_on(many: list[dict[str, Any]]) -> None:
+    found(event(step, fields) for step, fields in enumerate(many))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"copies": [9.0, 1.0, 1.0, 5.0, 0.0]},
+        {"copies": [9.0, 1.0, 1.0, -5.0, -3.0]},
+        {"step_mean": [0.5, 0.0, 0.0]},
+        {"step_mean": [0.5, -1.0, 1e14]},
+        {"length": [[400.0, 1.0, -1.0, 5.0, 1.0], [400.0, 900.0, 1.0, 5.0, 1.0]]},
+        {"estimator": "gae", "advantage": [400.0, 1.0, 1.0, 9.0, 1.0]},
+        {"estimator": "rloo", "advantage": [400.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], "off_centre": 1e300},
+    ],
+)
+def test_sums_that_cannot_be_stop_nothing(odd: dict[str, Any]) -> None:
+    found(event(step, {"samples": 400, "values": [0.0, 1.0], "counts": [200, 200], **odd}) for step in range(12))
 
 
 def test_runs_are_kept_apart_forgotten_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

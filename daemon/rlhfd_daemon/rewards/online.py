@@ -93,7 +93,7 @@ class Online:
 
     def _unstable(self, window: Window) -> Iterator[Issue]:
         told = [one.summary.step_mean for one in list(self._steps)[-_STEPS_OF_STABILITY:]]
-        found = stability(StepMean(one[0], one[1], int(one[2])) for one in told if len(one) == 3)
+        found = stability(StepMean(one[0], one[1], int(one[2])) for one in told if len(one) == 3 and one[2] >= 1)
         if found is not None and found.excess > 16 and found.p_value < 1e-6:
             text = f"the means of {found.steps} steps vary {found.excess:.0f} times as much as their samples explain"
             yield window.placed(partial(Issue, "unstable", Severity.WARNING, text, found.excess, 16.0))
@@ -103,7 +103,7 @@ def _inconsistent(window: Window, summaries: list[StepSummary]) -> Iterator[Issu
     told = [one.copies for one in summaries if len(one.copies) == 5]
     repeated, differing, squares, degrees = (sum(one[place] for one in told) for place in (0, 1, 3, 4))
     rewards = window.rewards
-    if repeated < _LEAST_COPIES or not differing:
+    if repeated < _LEAST_COPIES or differing <= 0 or min(squares, degrees) <= 0:
         return
     noise = squares / degrees / max(squares / degrees, pvariance(rewards))
     if noise > _INCONSISTENT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from math import fsum, isfinite
+from math import fsum
 from typing import Annotated
 
 import msgspec
@@ -21,9 +21,10 @@ EVENT = "reward_summary"
 RELATED = ("length", "repetition", "kl")
 MAX_EXPANDED = 512
 """Samples that stand for one step; of a larger one every value's count is lessened in proportion."""
-_Count = Annotated[int, Meta(ge=0)]
+_Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 _Sums = Annotated[list[float], Meta(min_length=5, max_length=8)]
 _LEAST_DEGREES = 50
+_LARGEST = 1e15
 
 
 class StepSummary(Struct, frozen=True, kw_only=True):
@@ -43,7 +44,6 @@ class StepSummary(Struct, frozen=True, kw_only=True):
     advantage: Annotated[list[float], Meta(max_length=8)] = []
     off_centre: float | None = None
     step_mean: Annotated[list[float], Meta(max_length=3)] = []
-    groups: Annotated[list[float], Meta(max_length=6)] = []
     copies: Annotated[list[float], Meta(max_length=5)] = []
 
     @property
@@ -59,13 +59,13 @@ def read(fields: Mapping[str, object]) -> StepSummary | None:
     except (msgspec.ValidationError, TypeError):
         return None
     relations = (*found.length, *found.repetition, *found.kl)
-    numbers = chain(found.values, found.advantage, found.step_mean, found.groups, found.copies, *relations)
+    numbers = chain(found.values, found.advantage, found.step_mean, found.copies, *relations)
     whole = len(found.values) == len(found.counts) and found.values == sorted(found.values)
-    return found if whole and all(map(isfinite, numbers)) else None
+    return found if whole and all(abs(each) < _LARGEST for each in numbers) else None
 
 
 def expanded(summary: StepSummary, step: int | None) -> list[Sample]:
-    """Samples with the rewards of a step, at most about :data:`MAX_EXPANDED`."""
+    """Samples with the finite rewards of a step, at most :data:`MAX_EXPANDED`."""
     total = summary.finite
     scale = min(1.0, MAX_EXPANDED / total) if total else 1.0
     made: list[Sample] = []
@@ -74,7 +74,7 @@ def expanded(summary: StepSummary, step: int | None) -> list[Sample]:
         due += count * scale
         whole = round(due) - len(made)
         made += [Sample(step=step, reward=value)] * whole
-    return made + [Sample(step=step)] * round(summary.missing * scale)
+    return made
 
 
 def related(summaries: Sequence[StepSummary], name: str, z: float = NORMAL_95) -> tuple[Correlation, str] | None:

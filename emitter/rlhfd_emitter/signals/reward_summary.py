@@ -54,10 +54,8 @@ def summed(table: Mapping[str, Sequence[Any]], estimator: str | None, kl_in_rewa
             found[name] = [sums(pair), sums(pair, prompts)] if prompts else [sums(pair)]
     if estimator is not None and "advantage" in table:
         found.update(_advantages(table, estimator, kl_in_reward))
-    if prompts:
-        found["groups"] = group_variances(rewards, prompts)
-        if "response_id" in table:
-            found["copies"] = copies(rewards, list(zip(prompts, table["response_id"], strict=True)))
+    if prompts and "response_id" in table:
+        found["copies"] = copies(rewards, list(zip(prompts, table["response_id"], strict=True)))
     return found
 
 
@@ -124,16 +122,6 @@ def step_mean(rewards: _Column, prompts: Sequence[Hashable] | None) -> list[floa
     if len(units) < 2:
         return []
     return [mean(units), deviation(units) ** 2 / (len(units) - 1), len(units) - 1]
-
-
-def group_variances(rewards: _Column, prompts: Sequence[Hashable]) -> list[float]:
-    """Groups of at least two, those of one value, then sum of squares and degrees of freedom inside and between."""
-    known = [each for each in _grouped(rewards, prompts).values() if len(each) > 1]
-    flat = [value for each in known for value in each]
-    dead = sum(each.count(each[0]) == len(each) for each in known)
-    inside = sum(_squares(each) for each in known)
-    between = sum(len(each) * (mean(each) - mean(flat)) ** 2 for each in known)
-    return [len(known), dead, inside, len(flat) - len(known), between, max(0, len(known) - 1)]
 
 
 def copies(rewards: _Column, answers: Sequence[Hashable]) -> list[float]:
