@@ -46,7 +46,7 @@ def entry_of_tensor(shape: bytes = b"K\x04\x85", strides: bytes = b"K\x01\x85", 
 def archive(entries: list[tuple[str, bytes]], **wrong: int) -> bytes:
     """A zip archive with ``entries``. Of each ``wrong``: ``method`` and ``flags`` of all, ``size`` that the directory
     says, ``header`` offset of all, ``count`` of entries."""
-    body, directory = b"", b""
+    body, directory = bytearray(), bytearray()
     for name, data in entries:
         raw, crc = name.encode(), zlib.crc32(data)
         method, flags = wrong.get("method", 0), wrong.get("flags", 0)
@@ -57,7 +57,8 @@ def archive(entries: list[tuple[str, bytes]], **wrong: int) -> bytes:
         fields = (20, 20, flags, method, 0, 0, crc, len(data), size, len(raw), 0, 0, 0, 0, 0, header)
         directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", *fields) + raw
     count = wrong.get("count", len(entries))
-    return body + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
+    return bytes(body + directory + end)
 
 
 def torch_file(pickled: bytes, storages: Mapping[str, bytes] | None = None) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import statistics as medians
 import subprocess
@@ -29,6 +28,7 @@ from rlhfd_daemon.checkpoints.reading import BLOCK, blocks
 from rlhfd_daemon.checkpoints.safetensors import read
 from rlhfd_daemon.checkpoints.statistics import statistics
 from rlhfd_daemon.checkpoints.tally import tally
+from support import peak_bytes
 
 TENSOR_BYTES, TENSORS, ROUNDS = 64 << 20, 2, 5
 TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -162,8 +162,7 @@ def memory(folder: Path, gigabytes: float) -> bool:
 
 def child(path: Path) -> None:
     spent = seconds(lambda: ours(path, kernel()))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    print(json.dumps({"seconds": spent, "bytes": most}))
+    print(json.dumps({"seconds": spent, "bytes": peak_bytes()}))
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from typing import Any
 
 from rlhfd_daemon.checkpoints import torchzip, universal
@@ -25,7 +26,7 @@ __all__ = ["MODEL_FILE", "OPTIMIZER_FILE", "Tag", "read"]
 MODEL_FILE = re.compile(r"(?:zero_pp_rank_(\d{1,6})_)?mp_rank_(\d{1,6})_model_states\.pt")
 OPTIMIZER_FILE = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d{1,6})_mp_rank_(\d{1,6})_optim_states\.pt")
 MAX_DIMENSIONS = 64
-MAX_PIECES = 2_000_000
+MAX_PIECES = 300_000
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "max_exp_avg_sq")
 _AGREED = ("global_steps", "global_samples", "skipped_steps", "dp_world_size", "mp_world_size", "ds_version")
 Shapes = dict[str, tuple[int, ...]]
@@ -184,12 +185,13 @@ def _place(flats: _Flats, state: TrainingState, found: _Found) -> None:
             summary = "the file with the names and shapes of its parameters is not there"
             found.defects.append(Defect("missing", flats.file, summary))
         return
-    if len(found.pieces) > MAX_PIECES:
-        found.defects.append(Defect("limit", flats.file, f"more than {MAX_PIECES} parts of parameters"))
-        return
     world = state.partition_count or state.dp_world_size or 1
     place = _by_parameter if flats.stage == 3 else _by_group
-    found.pieces.extend(place(flats, groups, world, found))
+    room = MAX_PIECES - len(found.pieces)
+    placed = place(flats, groups, world, found)
+    found.pieces.extend(islice(placed, room))
+    if next(placed, None) is not None:
+        found.defects.append(Defect("limit", flats.file, f"more than {MAX_PIECES} parts of parameters"))
 
 
 def _by_parameter(flats: _Flats, groups: list[Shapes], world: int, found: _Found) -> Iterator[Piece]:

@@ -18,10 +18,12 @@ from rlhfd_daemon.checkpoints.reading import Pace, blocks
 from rlhfd_daemon.checkpoints.statistics import TensorStatistics, statistics
 from rlhfd_daemon.checkpoints.tally import Tally, merge, tally
 from rlhfd_daemon.checkpoints.tensor import Tensor
+from rlhfd_daemon.checkpoints.values import CODES
 
 __all__ = ["WEIGHTS", "Examined", "Key", "Reading", "examine"]
 
 WEIGHTS = ("weight", "master")
+GATHERED = 64
 Key = tuple[str, str]
 """Kind of piece (weight, master, exp_avg, ...) and name of the parameter."""
 
@@ -93,7 +95,7 @@ class _Examination:
         files = _Files(self._new, stack)
         before = None if self._old is None else _Files(self._old, stack)
         earlier = {} if self._old is None else _by_place(self._old.inventory)
-        tallies: dict[tuple[str, Group], Tally] = {}
+        tallies: defaultdict[tuple[str, Group], list[Tally]] = defaultdict(list)
         tensors: dict[Key, TensorStatistics] = {}
         shapes: dict[Key, tuple[int, ...]] = {}
         comparisons: dict[Key, Comparison] = {}
@@ -103,11 +105,10 @@ class _Examination:
                 continue
             whole = counted[0] if len(counted) == 1 else merge(counted)
             tensors[key], shapes[key] = statistics(whole), pieces[0].shape
-            place = (key[0], group_of(key[1]))
-            tallies[place] = whole if place not in tallies else merge((tallies[place], whole))
+            _gather(tallies[key[0], group_of(key[1])], whole)
             if before is not None and (found := self._compared(pieces, earlier, files, before)) is not None:
                 comparisons[key] = found
-        groups = {place: statistics(one) for place, one in tallies.items()}
+        groups = {place: statistics(merge(parts)) for place, parts in tallies.items()}
         both = None if self._old is None else structure(_shapes(self._old.inventory), _shapes(self._new.inventory))
         return Examined(tensors, shapes, groups, comparisons, both, tuple(self._defects))
 
@@ -140,6 +141,13 @@ class _Examination:
             except (Refused, Vanished):  # of the old one: what is wrong with the new one was seen before
                 return None
         return comparison(sums)
+
+
+def _gather(parts: list[Tally], one: Tally) -> None:
+    """Into few: each merging costs as much as there are codes."""
+    parts.append(one)
+    if len(parts) >= GATHERED or sum(part.codes.size for part in parts) > CODES:
+        parts[:] = [merge(parts)]
 
 
 _Place = tuple[str, str, int, int]

@@ -25,7 +25,8 @@ from rlhfd_daemon.checkpoints.scan import Scanner
 __all__ = ["judged"]
 
 MAX_SUBJECTS = 1000
-MEMORY_BYTES = 2 << 30  # of address space for data; what is needed is a tenth of it
+MEMORY_BYTES = 200 << 20
+"""That it may allocate; with the interpreter and numpy no more than 256 MiB are resident."""
 
 
 def judged(question: Question) -> Answer:
@@ -77,9 +78,20 @@ def _answer(one: Report) -> Answer:
 def main() -> None:
     """One question, one answer."""
     step_back()
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    limit = _data_bytes() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
-    sys.stdout.buffer.write(msgspec.json.encode(judged(question)))
+    try:
+        answer = judged(question)
+    except MemoryError:
+        answer = Answer(error=f"more than {MEMORY_BYTES >> 20} MiB of memory are needed to read it")
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts, as of now: numpy's threads have reserved much that they never use."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
 
 
 if __name__ == "__main__":

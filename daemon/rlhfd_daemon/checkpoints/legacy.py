@@ -14,25 +14,27 @@ __all__ = ["MAGIC", "read"]
 
 MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py
 PROTOCOL = 1001
+FEW, TREE, KEYS = 1000, 1_500_000, 300_000
+"""Opcodes of the pickles that say little, of the tree, which is read twice, and of the list of storages."""
 
 
 def read(opened: OpenFile) -> pickle_tree.Tree:
     """The tree of a file that starts with a pickle. Raises :class:`Refused` for one that torch did not write, after a
     look at what it would run."""
     data = opened.read(0, min(opened.size, pickle_tree.MAX_BYTES))
-    first = pickle_tree.read(data, Values(opened.name, {}))
+    first = pickle_tree.read(data, Values(opened.name, {}), 0, FEW)
     if first.value != MAGIC:
         pickle_tree.refuse_unsafe(first.globals, opened.name)
         raise Refused("unsupported", opened.name, "a bare pickle, not a file of torch")
-    protocol = pickle_tree.read(data, Values(opened.name, {}), first.end)
-    system = pickle_tree.read(data, Values(opened.name, {}), protocol.end)
+    protocol = pickle_tree.read(data, Values(opened.name, {}), first.end, FEW)
+    system = pickle_tree.read(data, Values(opened.name, {}), protocol.end, FEW)
     if protocol.value != PROTOCOL or not isinstance(system.value, dict) or not system.value.get("little_endian"):
         raise Refused("unsupported", opened.name, "a file of torch of another protocol or byte order")
     values = Values(opened.name, {})
-    tree = pickle_tree.read(data, values, system.end)
-    keys = pickle_tree.read(data, Values(opened.name, {}), tree.end)
+    end = pickle_tree.read(data, values, system.end, TREE).end
+    keys = pickle_tree.read(data, Values(opened.name, {}), end, KEYS)
     placed = Values(opened.name, _storages(opened, values, keys))
-    again = pickle_tree.read(data, placed, system.end)
+    again = pickle_tree.read(data, placed, system.end, TREE)
     parts = (again, first, protocol, system, keys)
     return replace(again, defects=tuple(one for part in parts for one in part.defects))
 

@@ -80,9 +80,13 @@ class OpenFile:
         """Exactly ``length`` bytes from ``offset``; raises :class:`Refused` (truncated) or :class:`Vanished`."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise Refused("truncated", self.name, f"has {self.size} bytes, {offset + length} are needed")
-        buffer = bytearray(length)
-        self.fill(memoryview(buffer), offset)
-        return bytes(buffer)
+        with _converted(self.name):
+            found = os.pread(self.descriptor, length, offset)
+        if len(found) < length:  # a read gives 2 GiB at most; or the file was cut off
+            buffer = bytearray(length)
+            self.fill(memoryview(buffer), offset)
+            return bytes(buffer)
+        return found
 
     def fill(self, buffer: memoryview, offset: int) -> None:
         """As :meth:`read`, into ``buffer`` (bytes)."""

@@ -11,12 +11,14 @@ from rlhfd_daemon.checkpoints.tensor import Tensor
 
 __all__ = ["MAX_OPCODES", "MAX_TEXT_BYTES", "Machine"]
 
-MAX_OPCODES = 4_000_000
-"""About 40 make a tensor. An opcode takes 100 bytes of memory at most, besides texts."""
-MAX_TEXT_BYTES = 64 << 20
+MAX_OPCODES = 2_500_000
+"""About 40 make a tensor. An opcode takes 80 bytes of memory at most, besides texts."""
+MAX_TEXT_BYTES = 32 << 20
 """Of all strings and byte strings together, in memory."""
 MAX_MARKS = 200
 MAX_NAME = 1000
+MAX_GLOBALS = 1000
+"""Different classes and functions; a checkpoint has a dozen."""
 MAX_INTEGER_BYTES = 256
 _STOP = ord(".")
 
@@ -31,13 +33,13 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.globals: dict[tuple[str, str], None] = {}
+        self.globals: dict[tuple[str, str], Opaque] = {}
         self.text_bytes = 0
 
-    def run(self, calls: Sequence[Callable[[Machine], None] | None]) -> object:
+    def run(self, calls: Sequence[Callable[[Machine], None] | None], opcodes: int = MAX_OPCODES) -> object:
         """What is pickled; ``calls`` has what each opcode does."""
         data = self.data
-        for _ in range(MAX_OPCODES):
+        for _ in range(opcodes):
             code = data[self.position]
             self.position += 1
             if code == _STOP:
@@ -46,7 +48,7 @@ class Machine:
             if call is None:
                 raise Refused("unsupported", self.values.file, f"a pickle with opcode {code:#04x}")
             call(self)
-        raise Refused("limit", self.values.file, f"a pickle of more than {MAX_OPCODES} opcodes")
+        raise Refused("limit", self.values.file, f"a pickle of more than {opcodes} opcodes")
 
     def take(self, count: int) -> bytes:
         end = self.position + count
@@ -98,8 +100,12 @@ class Machine:
     def named(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str) or len(module) > MAX_NAME or len(name) > MAX_NAME:
             raise TypeError
-        self.globals[module, name] = None
-        self.stack.append(Opaque(module, name))
+        known = self.globals.get((module, name))
+        if known is None:
+            known = self.globals[module, name] = Opaque(module, name)
+            if len(self.globals) > MAX_GLOBALS:
+                raise Refused("limit", self.values.file, f"a pickle that names more than {MAX_GLOBALS} classes")
+        self.stack.append(known)
 
     def call(self, what: object, args: object) -> None:
         if not isinstance(what, Opaque) or not isinstance(args, tuple):

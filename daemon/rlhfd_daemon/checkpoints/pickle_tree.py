@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from rlhfd_daemon.checkpoints.contents import SHOWN
 from rlhfd_daemon.checkpoints.defect import Defect, Refused
-from rlhfd_daemon.checkpoints.pickle_machine import Machine
+from rlhfd_daemon.checkpoints.pickle_machine import MAX_OPCODES, Machine
 from rlhfd_daemon.checkpoints.pickle_names import FOREIGN, UNSAFE, judge
 from rlhfd_daemon.checkpoints.pickle_values import Values
 
 __all__ = ["MAX_BYTES", "Tree", "read", "refuse_unsafe"]
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 32 << 20
 _Call = Callable[[Machine], None]
 
 
@@ -33,13 +33,14 @@ class Tree:
     end: int
 
 
-def read(data: bytes, values: Values, start: int = 0) -> Tree:
-    """The pickle at ``start`` of ``data``. Raises :class:`Refused` if it is malformed or beyond the limits."""
+def read(data: bytes, values: Values, start: int = 0, opcodes: int = MAX_OPCODES) -> Tree:
+    """The pickle at ``start`` of ``data``, of ``opcodes`` at most. Raises :class:`Refused` if it is malformed or beyond
+    the limits."""
     if len(data) - start > MAX_BYTES:
         raise Refused("limit", values.file, f"a pickle of {len(data) - start} bytes, {MAX_BYTES} are read")
     machine = Machine(data, values, start)
     try:
-        value = machine.run(_CALLS)
+        value = machine.run(_CALLS, opcodes)
     except Refused:
         refuse_unsafe(machine.globals, values.file)
         raise

@@ -76,7 +76,7 @@ class Values:
     def called(self, what: Opaque, args: tuple[Any, ...]) -> object:
         """What stands for ``what(*args)``; no work that grows with the size of the arguments is done here."""
         if what.args is not None:
-            return Opaque(what.module, f"{what.name}()"[:1000], (what, args))
+            return Opaque("", "call", (what, args))
         if what.module == "torch._utils" and what.name in _REBUILD:
             return self._tensor(what, args)
         if what.module == "torch._utils" and what.name.startswith("_rebuild_parameter"):

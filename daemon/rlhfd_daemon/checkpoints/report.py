@@ -110,12 +110,12 @@ def report(
     with ExitStack() as stack:
         new = _reading(root, found, stack)
         old = None if before is None else _reading(*before, stack)
-        done = 0
+        done, total = 0, new.inventory.bytes
 
         def count(size: int) -> None:
             nonlocal done
             done += size
-            progress(done, new.inventory.bytes)
+            progress(done, total)
 
         examined = examine(new, old, pace=pace, forget=forget, progress=count)
         inventory = new.inventory

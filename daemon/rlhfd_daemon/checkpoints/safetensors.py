@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from rlhfd_daemon.checkpoints.contents import SHOWN, Contents
 from rlhfd_daemon.checkpoints.defect import Defect, Refused, Vanished
+from rlhfd_daemon.checkpoints.json_limits import MAX_BYTES, MAX_VALUES, too_many_values
 from rlhfd_daemon.checkpoints.opening import Folder, Identity, OpenFile
 from rlhfd_daemon.checkpoints.tensor import ITEM_BYTES, Tensor
 
@@ -17,9 +18,7 @@ __all__ = ["DTYPES", "INDEX_SUFFIX", "MAX_HEADER_BYTES", "read", "read_index"]
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
-MAX_VALUES = 4_000_000
-"""JSON values in a header or index: what they take in memory is bounded by it."""
-MAX_INDEX_BYTES = 64 << 20
+"""Of the format; what is read here is less."""
 MAX_SHARDS = 10_000
 MAX_DIMENSIONS = 64
 MAX_NAME = 4096
@@ -63,6 +62,8 @@ def _header(opened: OpenFile) -> tuple[dict[str, Any], int]:
         raise Refused("malformed", opened.name, f"says that its header has {length} bytes", limit=MAX_HEADER_BYTES)
     if 8 + length > opened.size:
         raise Refused("truncated", opened.name, f"has {opened.size} bytes, its header alone {8 + length}")
+    if length > MAX_BYTES:
+        raise Refused("limit", opened.name, f"its header has {length} bytes, {MAX_BYTES} are read")
     raw = opened.read(8, length)
     if not raw.startswith(b"{"):
         raise Refused("malformed", opened.name, "its header does not start with {")
@@ -71,8 +72,8 @@ def _header(opened: OpenFile) -> tuple[dict[str, Any], int]:
 
 def _json(raw: bytes, file: str) -> dict[str, Any]:
     """A JSON map without duplicate keys, of bounded size and depth."""
-    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
-        raise Refused("limit", file, f"holds more than {MAX_VALUES} values")
+    if too_many_values(raw):
+        raise Refused("limit", file, f"holds more than {MAX_VALUES} values of JSON")
 
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -156,8 +157,8 @@ def read_index(folder: Folder, name: str) -> Contents:
     with folder.file(name) as opened:
         identities: dict[str, Identity] = {opened.name: opened.identity}
         try:
-            if opened.size > MAX_INDEX_BYTES:
-                raise Refused("limit", opened.name, f"has more than {MAX_INDEX_BYTES} bytes")
+            if opened.size > MAX_BYTES:
+                raise Refused("limit", opened.name, f"has {opened.size} bytes, {MAX_BYTES} are read")
             index = _json(opened.read(0, opened.size), opened.name)
             opened.check()
             places, shards = _weight_map(index, opened.name)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhfd_daemon.checkpoints.defect import Refused, Vanished
+from rlhfd_daemon.checkpoints.json_limits import MAX_BYTES, too_many_values
 from rlhfd_daemon.checkpoints.opening import Folder, OpenFile
 
 __all__ = ["Seal", "Stamp", "seal_of"]
 
-MAX_JSON_BYTES = 16 << 20
 MAX_TEXT_BYTES = 256
 MAX_DEMANDS = 10_000
 LATEST = ("latest", "latest_universal")
@@ -90,9 +90,12 @@ def _safetensors(opened: OpenFile) -> Seal:
     (length,) = struct.unpack("<Q", opened.read(0, 8))
     if 8 + length > opened.size:
         return Seal(False)
-    if length > MAX_JSON_BYTES:
+    if length > MAX_BYTES:
         return Seal(None)
-    header = _parsed(opened.read(8, length))
+    raw = opened.read(8, length)
+    if too_many_values(raw):
+        return Seal(None)
+    header = _parsed(raw)
     if not isinstance(header, dict):
         return Seal(False)
     header.pop("__metadata__", None)
@@ -104,9 +107,12 @@ def _safetensors(opened: OpenFile) -> Seal:
 
 
 def _json(opened: OpenFile) -> Seal:
-    if opened.size > MAX_JSON_BYTES:
+    if opened.size > MAX_BYTES:
         return Seal(None)
-    content = _parsed(opened.read(0, opened.size))
+    raw = opened.read(0, opened.size)
+    if too_many_values(raw):
+        return Seal(None)
+    content = _parsed(raw)
     if not isinstance(content, dict):
         return Seal(False)
     named = content.get("weight_map")

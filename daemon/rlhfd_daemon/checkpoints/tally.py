@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,16 @@ from rlhfd_daemon.errors import CheckpointError
 __all__ = ["Tally", "merge", "tally", "whole_elements"]
 
 FLUSH_BYTES = 1 << 30  # before a counter of 32 bits can be full
+
+
+class _Scratch(threading.local):
+    """Tables that are used for one tensor after the other: new ones cost more than a small tensor does."""
+
+    def __init__(self) -> None:
+        self.tables = np.zeros((2, CODES), np.uint32)
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,22 +54,24 @@ class Tally:
 def tally(dtype: str, blocks: Iterable[memoryview], using: Kernel | None = None) -> Tally:
     """Count the elements in ``blocks``, little-endian and contiguous ones of any size, each done with before the next
     is taken. Raises :class:`CheckpointError` for a type that is unknown and for bytes that are no whole element."""
-    using, tables, sums = using or kernel(), np.zeros((2, CODES), np.uint32), Moments()
-    counts, waiting = np.zeros(CODES, np.int64), 0
+    using, tables, sums = using or kernel(), _SCRATCH.tables, Moments()
+    flushed: NDArray[np.int64] | None = None
+    tables[:], waiting = 0, 0
     for block in whole_elements(dtype, blocks):
         for start in range(0, block.size, FLUSH_BYTES):
             data = block[start : start + FLUSH_BYTES]
             waiting += data.size
             if waiting > FLUSH_BYTES:
-                counts += tables.sum(axis=0, dtype=np.int64)
+                flushed = tables.sum(axis=0, dtype=np.int64) + (0 if flushed is None else flushed)
                 tables[:], waiting = 0, data.size
             if dtype in CODED:
                 using.count(data, ITEM_BYTES[dtype], tables)
             else:
                 using.moments(dtype, data, tables, sums)
-    counts += tables.sum(axis=0, dtype=np.int64)
+    counts = tables[0] + tables[1] if flushed is None else tables.sum(axis=0, dtype=np.int64) + flushed
     codes = np.flatnonzero(counts)
-    return Tally(dtype, codes.astype(np.uint16), counts[codes], None if dtype in CODED else sums)
+    found = counts[codes].astype(np.int64)
+    return Tally(dtype, codes.astype(np.uint16), found, None if dtype in CODED else sums)
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:

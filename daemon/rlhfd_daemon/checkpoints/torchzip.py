@@ -17,9 +17,9 @@ __all__ = ["MAX_DEPTH", "named", "read"]
 
 MAX_DEPTH = 64
 MAX_NAME = 4096
-MAX_NAMES = 32 << 20
+MAX_NAMES = 16 << 20
 """Bytes of the names of all tensors of a file."""
-MAX_TENSORS = 500_000
+MAX_TENSORS = 100_000
 _PICKLE = "/data.pkl"
 
 
