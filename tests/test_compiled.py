@@ -26,7 +26,7 @@ SAY_KERNEL = "from rlhfd_daemon.checkpoints.kernel import kernel; print(type(ker
 
 def python(*arguments: str, **environ: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=100, env={**os.environ, **environ}
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=250, env={**os.environ, **environ}
     )
     assert done.stderr == ""
     return done.stdout
@@ -63,18 +63,29 @@ def test_a_kernel_of_another_source_is_not_found(tmp_path: Path) -> None:
     assert library_path().parent == PACKAGE / "native"
 
 
+CHECKS = """
+import json, sys
+from typer.testing import CliRunner
+import rlhfd_daemon.analyzers.track as track
+from rlhfd_daemon.cli import app
+def check(path):
+    done = CliRunner().invoke(app, ["check", "--json", path])
+    return [done.exit_code, done.stdout, done.stderr]
+print(json.dumps({"form": track.__file__[-3:], **{path: check(path) for path in sys.argv[1:]}}))
+"""
+
+
 @needs_compiler
-@pytest.mark.parametrize("path", TRACES[::9], ids=lambda path: path.name.partition(".")[0])
-def test_both_forms_find_the_same(path: Path, tmp_path: Path) -> None:
-    log = tmp_path / path.stem
-    log.write_bytes(gzip.decompress(path.read_bytes()))
-    command = [sys.executable, "-m", "rlhfd_daemon", "check", "--json", str(log)]
-    both = [
-        subprocess.run(command, capture_output=True, timeout=100, env={**os.environ, "RLHFD_PURE": pure})
-        for pure in ("0", "1")
-    ]
-    assert both[0].returncode == 0 or both[0].stdout
-    assert (both[0].returncode, both[0].stdout, both[0].stderr) == (both[1].returncode, both[1].stdout, both[1].stderr)
+def test_both_forms_find_the_same(tmp_path: Path) -> None:
+    logs = [tmp_path / path.stem for path in TRACES[::9]]
+    for path, log in zip(TRACES[::9], logs, strict=True):
+        log.write_bytes(gzip.decompress(path.read_bytes()))
+    compiled_form, sources = (json.loads(python("-c", CHECKS, *map(str, logs), RLHFD_PURE=pure)) for pure in ("0", "1"))
+    assert (compiled_form.pop("form"), sources.pop("form")) == (".so", ".py")
+    assert len(sources) == len(logs) > 10
+    assert {code for code, _, _ in sources.values()} >= {0, 2}
+    assert [path for path, (code, said, _) in sources.items() if code and not said] == []
+    assert [path for path in sources if compiled_form[path] != sources[path]] == []
 
 
 @pytest.fixture
