@@ -117,7 +117,7 @@ def _judged(path: Path, found: Description, before: tuple[Path, Description] | N
     from rlhfd_daemon.checkpoints.report import report
 
     with _progress(found.path or path.name) as advance:
-        return report(path, found, before, progress=advance)
+        return report(path, found, before, every_rank=True, progress=advance)
 
 
 @contextmanager

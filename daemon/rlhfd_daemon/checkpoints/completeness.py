@@ -127,7 +127,7 @@ def _more(count: int) -> str:
 
 def _deleted(found: Description, before: Sighting | None) -> int:
     """How many files of the same folder went away since."""
-    if before is None or before.description.identity != found.identity or found.kind not in ("deepspeed", "universal"):
+    if before is None or before.description.identity != found.identity or found.kind == "file":
         return 0
     return len({part.file for part in before.description.parts} - {part.file for part in found.parts})
 

@@ -14,7 +14,7 @@ from rlhfd_daemon.checkpoints.inventory import Inventory
 from rlhfd_daemon.checkpoints.opening import Folder, OpenFile
 from rlhfd_daemon.checkpoints.partitions import Piece
 from rlhfd_daemon.checkpoints.portable import Differences
-from rlhfd_daemon.checkpoints.reading import Pace, blocks
+from rlhfd_daemon.checkpoints.reading import Pace, blocks, in_storage_order
 from rlhfd_daemon.checkpoints.statistics import TensorStatistics, statistics
 from rlhfd_daemon.checkpoints.tally import Tally, merge, tally
 from rlhfd_daemon.checkpoints.tensor import Tensor
@@ -114,7 +114,8 @@ class _Examination:
 
     def _tally(self, piece: Piece, files: _Files) -> Tally | None:
         try:
-            read = blocks(piece.tensor, files.of(piece.tensor), pace=self._pace, forget=self._forget and not self._old)
+            tensor, forget = in_storage_order(piece.tensor), self._forget and not self._old
+            read = blocks(tensor, files.of(tensor), pace=self._pace, forget=forget)
             return tally(piece.tensor.dtype, self._counted(read))
         except Refused as refused:
             self._defects.append(refused.defect)
@@ -134,9 +135,12 @@ class _Examination:
             old = earlier.get(_place(piece))
             if old is None or old.tensor.elements != piece.tensor.elements or old.shape != piece.shape:
                 return None
+            was, now = old.tensor, piece.tensor
+            if was.strides == now.strides:  # then both may be read as they lie
+                was, now = in_storage_order(was), in_storage_order(now)
             try:
-                one = blocks(old.tensor, before.of(old.tensor), pace=self._pace, forget=self._forget)
-                other = blocks(piece.tensor, files.of(piece.tensor), forget=self._forget)
+                one = blocks(was, before.of(was), pace=self._pace, forget=self._forget)
+                other = blocks(now, files.of(now), forget=self._forget)
                 sums.add(differences(old.tensor.dtype, one, piece.tensor.dtype, other))
             except (Refused, Vanished):  # of the old one: what is wrong with the new one was seen before
                 return None

@@ -8,12 +8,14 @@ __all__ = ["Answer", "Found", "Judgement", "Question"]
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """``path`` and ``before`` are below ``root``; ``rate`` in bytes per second, 0 for no limit."""
+    """``path`` and ``before`` are below ``root``; ``rate`` in bytes per second, 0 for no limit. ``stamp`` is that of
+    the complete checkpoint: if its files are others, it is being deleted or written anew. Empty: not known."""
 
     root: str
     path: str
     before: str | None = None
     rate: float = 0.0
+    stamp: str = ""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     relative_update: float | None = None  # the median over the tensors
     unchanged: int = 0
     norm: float | None = None  # of all weights
+    updates: dict[str, float] = {}  # relative ones by tensor, unless there are too many tensors
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):

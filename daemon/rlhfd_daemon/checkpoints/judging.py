@@ -14,17 +14,19 @@ from rlhfd_daemon.checkpoints.defect import Defect
 from rlhfd_daemon.checkpoints.examining import WEIGHTS, Examined, Key
 from rlhfd_daemon.checkpoints.groups import group_of
 from rlhfd_daemon.checkpoints.health import Issue
+from rlhfd_daemon.checkpoints.lacking import missing_ranks
 from rlhfd_daemon.checkpoints.layout import Description
 from rlhfd_daemon.checkpoints.statistics import TensorStatistics
 from rlhfd_daemon.checkpoints.training_state import TrainingState
 
-__all__ = ["issues_of"]
+__all__ = ["issues_of", "named", "trained"]
 
 MOVED = 0.1  # relative update of a tensor between two checkpoints
 MAGNITUDES = 1.0  # of its norm, either way
 MOSTLY = 0.5  # share of the elements that changed, from which one that did not change is frozen
 MATRIX = 2  # dimensions: vectors (norms, biases) may be constant, and in 16 bits stay so for long
 LEARNT = ("embedding", "attention", "mlp", "head")
+MAX_RANKS = 100_000
 _STEP_KEYS = ("global_step",)
 
 
@@ -34,10 +36,15 @@ def issues_of(
     state: TrainingState | None = None,
     defects: Iterable[Defect] = (),
     before: TrainingState | None = None,
+    *,
+    every_rank: bool = False,
 ) -> list[Issue]:
-    """Everything wrong with the checkpoint ``found``. ``before`` is the state of the one that it was compared with."""
+    """Everything wrong with the checkpoint ``found``. ``before`` is the state of the one that it was compared with.
+    With ``every_rank`` those ranks lack their files that only the training state tells of; they may be on other nodes.
+    """
     return [
         *_of_files(found, [*defects, *examined.defects]),
+        *(_of_ranks(found, state) if every_rank else ()),
         *_not_finite(examined),
         *_constant(examined),
         *_structure(examined),
@@ -64,6 +71,19 @@ def _of_files(found: Description, defects: Sequence[Defect]) -> Iterator[Issue]:
             yield Issue(kind, subject, defect.summary, 1 / files, dict(defect.evidence))
 
 
+def _of_ranks(found: Description, state: TrainingState | None) -> Iterator[Issue]:
+    """The last ranks leave no gap: how many there are, the state of the training says."""
+    world = None if state is None else state.dp_world_size
+    if world is None or not 0 < world <= MAX_RANKS or not found.zero or found.elsewhere:
+        return
+    files = [(part.file, part.named) for part in found.parts]
+    lacking = missing_ranks(files, world, lambda *_: False)
+    for name in lacking.names:
+        if name not in found.missing.names:
+            what = f"is missing: the training state is of {world} data-parallel ranks"
+            yield Issue("unreadable", name, what, 1 / len(files), {"ranks": world, "missing": lacking.count})
+
+
 def _not_finite(examined: Examined) -> Iterator[Issue]:
     for is_weight, kind in ((True, "non_finite"), (False, "moments_non_finite")):
         chosen = {key: one for key, one in examined.tensors.items() if (key[0] in WEIGHTS) is is_weight}
@@ -72,7 +92,7 @@ def _not_finite(examined: Examined) -> Iterator[Issue]:
             if one.nan or one.infinite:
                 summary = f"{one.nan} NaN and {one.infinite} infinite of {one.elements} elements"
                 evidence: dict[str, object] = {"nan": one.nan, "infinite": one.infinite, "elements": one.elements}
-                yield Issue(kind, _named(key), summary, (one.nan + one.infinite) / total, evidence)
+                yield Issue(kind, named(key), summary, (one.nan + one.infinite) / total, evidence)
 
 
 def _constant(examined: Examined) -> Iterator[Issue]:
@@ -84,7 +104,7 @@ def _constant(examined: Examined) -> Iterator[Issue]:
         is_suspect = _is_learnt(examined, key) or (compared is not None and compared.changed > 0)
         if one.constant and is_suspect:
             summary = "all zero" if one.largest == 0 else f"all {one.min:g}"
-            yield Issue("constant", _named(key), summary, one.elements / total, {"value": one.min})
+            yield Issue("constant", named(key), summary, one.elements / total, {"value": one.min})
 
 
 def _is_learnt(examined: Examined, key: Key) -> bool:
@@ -110,7 +130,7 @@ def _moved(examined: Examined) -> Iterator[Issue]:
     """Not what begins at zero, as LoRA's second matrix and biases do: its first steps are as large as itself."""
     chosen = {
         key: one
-        for key, one in _preferred(examined).items()
+        for key, one in trained(examined).items()
         if _is_learnt(examined, key) or group_of(key[1]) in ("norm", "other")
     }
     total = sum(one.elements for one in chosen.values())
@@ -121,12 +141,12 @@ def _moved(examined: Examined) -> Iterator[Issue]:
             evidence: dict[str, object] = {
                 "relative_update": update, "cosine": one.cosine, "norm_ratio": one.norm_ratio,
             }  # fmt: skip
-            yield Issue("moved", _named(key), summary, one.elements / total, evidence)
+            yield Issue("moved", named(key), summary, one.elements / total, evidence)
 
 
 def _frozen(examined: Examined) -> Iterator[Issue]:
     """In 16 bits small updates are rounded away: there, only matrices count, and only if most others changed."""
-    chosen = _preferred(examined)
+    chosen = trained(examined)
     total = sum(one.elements for one in chosen.values())
     changed = sum(one.elements for one in chosen.values() if one.changed)
     if not total or changed / total < MOSTLY:
@@ -134,7 +154,7 @@ def _frozen(examined: Examined) -> Iterator[Issue]:
     for key, one in chosen.items():
         exact = examined.tensors[key].dtype in ("float32", "float64")
         if one.unchanged and (exact or _is_learnt(examined, key)):
-            yield Issue("frozen", _named(key), "did not change since the checkpoint before", one.elements / total)
+            yield Issue("frozen", named(key), "did not change since the checkpoint before", one.elements / total)
 
 
 def _steps(found: Description, state: TrainingState | None, before: TrainingState | None) -> Iterator[Issue]:
@@ -178,11 +198,12 @@ def _weights(examined: Examined) -> dict[Key, TensorStatistics]:
     }
 
 
-def _preferred(examined: Examined) -> dict[Key, Comparison]:
-    """The comparisons of what is trained: of the optimizer's float32 copies where there are some."""
+def trained(examined: Examined) -> dict[Key, Comparison]:
+    """Comparisons of what is trained: of the optimizer's float32 copies where there are some."""
     masters = {key: one for key, one in examined.comparisons.items() if key[0] == "master"}
     return masters or {key: one for key, one in examined.comparisons.items() if key[0] == "weight"}
 
 
-def _named(key: Key) -> str:
+def named(key: Key) -> str:
+    """The subject of an issue of the tensor ``key``."""
     return key[1] if key[0] == "weight" else f"{key[1]} ({key[0]})"

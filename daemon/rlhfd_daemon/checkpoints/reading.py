@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhfd_daemon.checkpoints.defect import Refused
 from rlhfd_daemon.checkpoints.opening import OpenFile
 from rlhfd_daemon.checkpoints.tensor import ITEM_BYTES, Tensor
 
-__all__ = ["BLOCK", "WINDOW", "Pace", "blocks", "is_contiguous", "span"]
+__all__ = ["BLOCK", "WINDOW", "Pace", "blocks", "in_storage_order", "is_contiguous", "span"]
 
 BLOCK = 1 << 20
 WINDOW = 32 << 20
@@ -42,6 +42,17 @@ def span(tensor: Tensor) -> int:
     if not tensor.strides:
         return tensor.nbytes
     return item * (1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)))
+
+
+def in_storage_order(tensor: Tensor) -> Tensor:
+    """The same elements as they lie, if they lie without holes and each once, as those of a transposed one do; else
+    ``tensor``. For what does not depend on the order."""
+    if not tensor.strides:
+        return tensor
+    order = sorted(range(len(tensor.shape)), key=lambda index: (-tensor.strides[index], -tensor.shape[index]))
+    shape = tuple(tensor.shape[index] for index in order)
+    plain = is_contiguous(shape, tuple(tensor.strides[index] for index in order))
+    return replace(tensor, shape=shape, strides=()) if plain else tensor
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

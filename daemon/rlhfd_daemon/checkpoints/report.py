@@ -100,9 +100,10 @@ def report(
     *,
     pace: Pace | None = None,
     forget: bool = False,
+    every_rank: bool = False,
     progress: _Progress = lambda _done, _total: None,
 ) -> Report:
-    """Judge the checkpoint ``found`` below ``root``, beside the one ``before``.
+    """Judge the checkpoint ``found`` below ``root``, beside the one ``before``; ``every_rank`` as in :mod:`judging`.
 
     Raises :class:`Vanished` if it goes away meanwhile, :class:`Refused` if its folder cannot be read.
     """
@@ -119,9 +120,8 @@ def report(
 
         examined = examine(new, old, pace=pace, forget=forget, progress=count)
         inventory = new.inventory
-        issues = issues_of(
-            found, examined, inventory.state, inventory.defects, None if old is None else old.inventory.state
-        )
+        before_state = None if old is None else old.inventory.state
+        issues = issues_of(found, examined, inventory.state, inventory.defects, before_state, every_rank=every_rank)
     named = os.path.join(root, found.path) if found.path else str(root)
     compared = None if before is None else os.path.join(before[0], before[1].path)
     return Report(named, found, inventory, examined, tuple(issues), compared, time.monotonic() - began)

@@ -133,7 +133,8 @@ class CheckpointPoller:
     async def _ask(self, job: _Job) -> tuple[_Job, Answer]:
         before = None if job.before is None else job.before.path
         rate = self._config.read_bytes_per_second
-        question = Question(root=job.root.path, path=job.found.path, before=before, rate=rate)
+        path, stamp = job.found.path, job.found.stamp
+        question = Question(root=job.root.path, path=path, before=before, rate=rate, stamp=stamp)
         process = await asyncio.create_subprocess_exec(
             *COMMAND, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL, cwd="/", start_new_session=True,

@@ -195,6 +195,18 @@ def test_deletion_while_looking_is_rotation_and_nothing_broken(tmp_path: Path) -
     assert judge(part, before, 1100, Known(), LIMITS).state is State.INCOMPLETE  # a deletion that was killed
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_shards_of_an_export_that_go_before_their_index_are_rotation(tmp_path: Path, order: int) -> None:
+    whole = found_in(tmp_path, export(3), "global_step4_hf")
+    before = Sighting(whole, 0)
+    for name in [one for one in export(3) if one.startswith("model")][::order]:
+        (tmp_path / "global_step4_hf" / name).unlink()
+        (part,) = look(tmp_path).checkpoints
+        verdict = judge(part, before, 1000, Known(alive=False), LIMITS)
+        assert (verdict.state, verdict.deleting) == (State.IN_PROGRESS, True)
+        before = Sighting(part, 1000)
+
+
 def test_what_is_not_known_in_full_is_not_judged(half: Description) -> None:
     assert told(replace(half, problem="more entries than are looked at"), 1e6).state is State.IN_PROGRESS
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from checkpoint_trees import deepspeed, look, under, write
 from rlhfd_daemon.checkpoints.comparison import Comparison
 from rlhfd_daemon.checkpoints.defect import Defect
 from rlhfd_daemon.checkpoints.examining import Examined, Key
@@ -100,6 +102,18 @@ def test_missing_and_broken_files_are_named_once() -> None:
     assert (issue.kind, issue.subject) == ("unreadable", "zero_pp_rank_1_mp_rank_00_optim_states.pt")
     told = Defect("missing", "zero_pp_rank_1_mp_rank_00_optim_states.pt", "is not there")
     assert len(issues_of(lacks, examined({WEIGHT: PLAIN}), None, [told])) == 1
+
+
+def test_the_last_rank_is_missing_if_the_training_state_tells_of_it(tmp_path: Path) -> None:
+    write(tmp_path, under("global_step20", deepspeed(2, 3)))
+    tag = look(tmp_path).checkpoints[0]
+    assert not tag.missing, "names alone do not tell"
+    one, four = examined({WEIGHT: PLAIN}), replace(STATE, dp_world_size=4)
+    (issue,) = issues_of(tag, one, four, every_rank=True)
+    assert (issue.kind, issue.subject) == ("unreadable", "bf16_zero_pp_rank_3_mp_rank_00_optim_states.pt")
+    assert issue.summary == "is missing: the training state is of 4 data-parallel ranks"
+    assert issues_of(tag, one, four) == [], "they may be on another node"
+    assert issues_of(tag, one, replace(STATE, dp_world_size=3), every_rank=True) == []
 
 
 def test_a_file_that_would_run_code_is_refused_and_notes_are_no_issues() -> None:

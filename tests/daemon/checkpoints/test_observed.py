@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
+
 from rlhfd_daemon.checkpoints.health import KINDS
 from rlhfd_daemon.checkpoints.judgement import Answer, Found, Judgement
-from rlhfd_daemon.checkpoints.observed import FROZEN_IN_A_ROW, frozen_for_long, observations
+from rlhfd_daemon.checkpoints.observed import FROZEN_IN_A_ROW, frozen_for_long, moved_beyond_usual, observations
 from rlhfd_daemon.observation import Subject
 
 ABOUT: dict[str, object] = {"path": "/c/global_step20", "role": "actor", "format": "deepspeed", "best": False}
@@ -19,6 +22,11 @@ def judgement(*issues: Found, step: int = 20, run_step: int | None = 20, role: s
         time=0.0, path="/c/global_step20", format="deepspeed", role=role, step=step, run_step=run_step,
         answer=Answer(score=0.4, bytes=5, issues=issues),
     )  # fmt: skip
+
+
+def updated(role: str = "actor", **updates: float) -> Judgement:
+    one = judgement(role=role)
+    return msgspec.structs.replace(one, answer=Answer(score=1.0, updates=updates))
 
 
 def events(one: Judgement, *earlier: Judgement) -> dict[str, object]:
@@ -60,3 +68,34 @@ def test_of_frozen_tensors_only_checkpoints_of_the_same_role_count() -> None:
 def test_a_step_beyond_the_run_s_is_an_issue() -> None:
     assert "the run is at step 20" in str(events(judgement(step=25))["checkpoint_step"])
     assert "checkpoint_step" not in events(judgement(step=25, run_step=None))
+
+
+def test_a_tensor_that_moves_ten_times_further_than_it_used_to_is_named() -> None:
+    usual = [updated(a=size, b=size) for size in (0.001, 0.002, 0.003)]
+    assert moved_beyond_usual(usual, updated(a=0.02, b=0.02)) is None, "ten times the median, and not more"
+    one = moved_beyond_usual(usual, updated(a=0.03, b=0.05, c=0.09))
+    assert one is not None
+    assert (one.kind, one.count, one.subject, one.subjects) == ("moved", 2, "b", ("b", "a"))
+    assert one.summary == "moved by 0.05 of its norm, 25 times what is usual for it"
+    assert moved_beyond_usual(usual[1:], updated(a=0.03)) is None, "two are not a history"
+    assert moved_beyond_usual([updated(a=1e-7)] * 3, updated(a=5e-6)) is None, "nobody notices that"
+
+
+def test_what_is_usual_is_of_the_same_role_and_lowers_the_health() -> None:
+    usual, further = [updated(a=0.001, b=0.001)] * 3, updated(a=0.05, b=0.001)
+    assert "checkpoint_moved" not in events(further, *[updated("critic", a=0.001, b=0.001)] * 3)
+    assert "50 times what is usual" in str(events(further, *usual)["checkpoint_moved"])
+    seen = observations(Subject("r", "b"), ABOUT, further, usual)
+    (health,) = [one.metrics["checkpoint/actor/health"] for one in seen if one.metrics]
+    kind = KINDS["moved"]
+    assert health == pytest.approx(1 - (kind.least + (kind.most - kind.least) / 2))
+
+
+def test_what_moved_by_more_than_a_tenth_and_what_moved_beyond_the_usual_are_one_issue() -> None:
+    further = updated(a=0.05, b=0.5)
+    further = msgspec.structs.replace(
+        further, answer=msgspec.structs.replace(further.answer, score=0.8, issues=(found("moved", "b"),))
+    )
+    seen = list(observations(Subject("r", "b"), ABOUT, further, [updated(a=0.001, b=0.001)] * 3))
+    (event,) = [one for one in seen if one.event == "checkpoint_moved"]
+    assert (event.fields["count"], event.fields["subject"], event.fields["score"]) == (2, "b", 0.8)

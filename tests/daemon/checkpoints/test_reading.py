@@ -85,6 +85,28 @@ def test_a_tensor_that_is_scattered_over_far_more_than_it_has_is_refused(tmp_pat
         content(tmp_path, tensor, 1 << 20)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(strided())
+def test_in_storage_order_the_same_elements_come_without_a_gap(tmp_path: Path, tensor: Tensor) -> None:
+    if not (tmp_path / "x").exists():
+        (tmp_path / "x").write_bytes(bytes(range(251)) * 16)
+    found = reading.in_storage_order(tensor)
+    assert (found.offset, found.elements) == (tensor.offset, tensor.elements)
+    assert found is tensor or not found.strides
+    item = ITEM_BYTES[tensor.dtype]
+    each = [content(tmp_path, one, 1 << 20) for one in (tensor, found)]
+    first, second = (sorted(raw[at : at + item] for at in range(0, len(raw), item)) for raw in each)
+    assert first == second
+
+
+def test_a_transposed_tensor_is_read_as_it_lies() -> None:
+    tensor = Tensor("t", "float32", (1 << 14, 3, 1 << 14), "x", 8, (1, 1 << 28, 1 << 14))
+    assert reading.in_storage_order(tensor) == Tensor("t", "float32", (3, 1 << 14, 1 << 14), "x", 8)
+    for sliced in ((1 << 14, 3, 1 << 14), (1, 1 << 29, 1 << 14)), ((4, 2), (1, 0)):
+        scattered = Tensor("t", "float32", sliced[0], "x", 8, sliced[1])
+        assert reading.in_storage_order(scattered) is scattered
+
+
 def test_the_pace_is_kept_and_idle_time_is_not_saved_up() -> None:
     pace = Pace(rate=100.0)
     assert pace.take(50, now=10.0) == pytest.approx(0.5)
