@@ -22,8 +22,9 @@ import pytest
 from openrlhf.lab import Lab, Process
 from openrlhf.runs import VARIANTS, start_dpo, start_ppo, start_rm, start_sft
 from rlhfd_daemon.checkpoints.completeness import Known, Limits, State
+from rlhfd_daemon.checkpoints.health import KINDS
 from rlhfd_daemon.checkpoints.layout import Description, Layout, describe
-from rlhfd_daemon.checkpoints.report import report
+from rlhfd_daemon.checkpoints.report import layout_of, report
 from rlhfd_daemon.checkpoints.scan import Scanner
 from rlhfd_daemon.checkpoints.tracking import Change, News, Tracked, track
 
@@ -227,3 +228,45 @@ def test_checkpoints_of_ppo(name: str, ppo: Callable[[str], Watched], lab: Lab) 
     exports = [one for one in run.layout.checkpoints if one.path.startswith("checkpoints/global_step")]
     assert {one.step for one in exports} == set(range(1, STEPS + 1))
     assert {one.role for one in exports} == {"actor"}
+
+
+WEIGHT, HEAD = "model.layers.0.mlp.up_proj.weight", "lm_head.weight"
+OPTIMIZER = "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+PLANTED = {  # by name in plant_defects.py: beside the healthy one or alone, kind, subject, most that the score may be
+    "healthy": (False, None, "", 1.0),
+    "later": (True, None, "", 1.0),
+    "nan": (False, "non_finite", HEAD, 0.4),
+    "infinite": (False, "non_finite", WEIGHT, 0.4),
+    "zeroed": (False, "constant", WEIGHT, 0.7),
+    "cut": (False, "unreadable", OPTIMIZER, 0.3),
+    "model-missing": (False, "unreadable", "mp_rank_00_model_states.pt", 0.3),
+    "rank-missing": (False, "unreadable", OPTIMIZER.replace("rank_0_", "rank_1_"), 0.3),
+    "step": (False, "step", "", 0.7),
+    "moments": (False, "moments_non_finite", "(exp_avg_sq)", 0.5),
+    "stale": (True, "step", "optimizer", 0.7),
+    "frozen": (True, "frozen", WEIGHT, 0.8),
+    "exploded": (True, "moved", HEAD, 0.85),
+}
+
+
+def check_planted(folder: Path) -> None:
+    """Each defect is the only kind of issue, names what is wrong and what to do, and lowers the health."""
+    (healthy,) = layout_of(folder / "healthy").checkpoints
+    for name, (beside, kind, subject, most) in PLANTED.items():
+        (found,) = layout_of(folder / name).checkpoints
+        before = (folder / "healthy", healthy) if beside else None
+        one = report(folder / name, found, before, every_rank=True)
+        assert {issue.kind for issue in one.issues} == ({kind} if kind else set()), (name, one.issues)
+        assert not kind or any(issue.subject.endswith(subject) for issue in one.issues), (name, one.issues)
+        assert one.score <= most + 1e-9, (name, one.score)
+        assert kind or one.score == 1.0, name
+        assert not kind or KINDS[kind].remedy
+
+
+def test_each_defect_that_is_planted_in_a_real_tag_is_found(
+    trained: Callable[[str], Watched], lab: Lab, tmp_path: Path
+) -> None:
+    tag = trained("sft").folder / "checkpoints" / f"global_step{STEPS}"
+    command = [lab.python, Path(__file__).parent / "plant_defects.py", tag, tmp_path]
+    subprocess.run(command, env=lab.environment(), check=True, timeout=300)
+    check_planted(tmp_path)
