@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import sqrt
+from statistics import fmean
 from typing import Protocol
 
 from rlhfd_alerts.finding import Severity
@@ -12,6 +15,7 @@ from rlhfd_daemon.rewards.overoptimisation import GoldFit, GoldLaw
 __all__ = ["Evaluated", "gold", "judge_evaluations"]
 
 _DROP = 0.05  # of the gain
+_LEAST, _SURE = 3, 4.0
 
 
 class Evaluated(Protocol):
@@ -35,7 +39,10 @@ def gold(rows: Sequence[Evaluated]) -> GoldFit | None:
 
 
 def judge_evaluations(rows: Sequence[Evaluated]) -> Iterator[tuple[str, Severity, str, float, float]]:
-    """Kind, severity, text, value and limit of an issue, if the run has gone past what its reward is good for."""
+    """Kind, severity, text, value and limit of an issue, if the run has gone past what its reward is good for. A fitted
+    fall alone is none: the form has a peak, an evaluation that has merely stopped to rise has not."""
+    if not _has_fallen([row.eval_reward for row in rows if row.eval_reward is not None]):
+        return
     fit = gold(rows)
     if fit is not None and fit.peak is not None and fit.passed and _proxy_holds(rows):
         top, now = fit.at(fit.peak), fit.at(fit.now)
@@ -50,6 +57,18 @@ def judge_evaluations(rows: Sequence[Evaluated]) -> Iterator[tuple[str, Severity
     if falls is not None:
         text = f"in the second half the reward rises and the evaluation falls (r with step {falls.r:.2f})"
         yield "over_optimised", Severity.CRITICAL, text, falls.r, 0.0
+
+
+def _has_fallen(values: Sequence[float]) -> bool:
+    """Whether the last eighth (three and more) is lower than the best such stretch by what chance does not explain, and
+    by a twentieth of what had been gained. Chance is judged by the changes from one to the next."""
+    size = max(_LEAST, len(values) // 8)
+    if len(values) < 2 * size:
+        return False
+    means = [fmean(values[at : at + size]) for at in range(len(values) - size + 1)]
+    noise = sqrt(fmean((after - before) ** 2 for before, after in pairwise(values)) / 2)
+    fall = max(means) - means[-1]
+    return fall > max(_SURE * noise * sqrt(2 / size), _DROP * (max(means) - means[0]))
 
 
 def _later(rows: Sequence[Evaluated], name: str) -> Correlation | None:
