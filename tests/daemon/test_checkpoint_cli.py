@@ -107,6 +107,17 @@ def test_broken_files_are_found_and_named(break_it: Callable[[Path], None], tmp_
     assert said["score"] <= 0.3
 
 
+def test_what_is_not_read_is_no_health(tmp_path: Path) -> None:
+    path = export(tmp_path, weights())
+    content = (path / FIRST).read_bytes()
+    (path / FIRST).write_bytes(content.replace(b'"F32"', b'"U32"', 1))  # a type without statistics
+    code, said = judged(path)
+    (issue,) = said["issues"]
+    assert (code, issue["kind"]) == (1, "unread")
+    assert 0.7 < said["score"] < 0.95
+    assert (NAMES[0] in issue["subject"], "U32" in issue["summary"]) == (True, True)
+
+
 def frozen(found: Weights) -> None:
     found["model.layers.1.self_attn.q_proj.weight"] = weights()["model.layers.1.self_attn.q_proj.weight"]
 

@@ -28,8 +28,8 @@ KINDS: dict[str, DefectKind] = {
     "missing": DefectKind(Severity.CRITICAL, "unreadable", "a file or tensor that another file names is not there"),
     "inconsistent": DefectKind(Severity.CRITICAL, "unreadable", "two places that should agree do not"),
     "io": DefectKind(Severity.WARNING, "unreadable", "the system does not let it be read"),
-    "limit": DefectKind(Severity.WARNING, None, "larger, deeper or emptier than what is read here"),
-    "unsupported": DefectKind(Severity.WARNING, None, "recognised, and not read here"),
+    "limit": DefectKind(Severity.WARNING, "unread", "larger, deeper or emptier than what is read here"),
+    "unsupported": DefectKind(Severity.WARNING, "unread", "recognised, and not read here"),
     "foreign": DefectKind(Severity.WARNING, None, "a pickle names classes that are not known; nothing of them is used"),
     "shared": DefectKind(Severity.INFO, None, "tensors that have bytes in common, as tied weights do"),
 }

@@ -85,6 +85,13 @@ KINDS: dict[str, Kind] = {
         "tensors of another type than before; extent: their share of the tensors",
         "Look whether --ds.param_dtype or the export changed: fp16 has a smaller range than bf16.",
     ),
+    "unread": Kind(
+        "checkpoint_unread", Severity.WARNING, 0.06, 0.3,
+        "files or tensors that are not judged: beyond the limits, or of a format that is not read; extent: their share "
+        "of the files",
+        "Nothing is known of what is in there; look with the program that wrote it. docs/checkpoints.md names the "
+        "limits and formats.",
+    ),
 }  # fmt: skip
 """By name. The table of docs/checkpoints.md is made of it."""
 

@@ -66,6 +66,7 @@ _MORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "A tensor does not change between checkpoints", "openrlhf/models/utils.py; our choice: three in a row", (),
     ),
     "checkpoint_step": ("Steps of a checkpoint do not agree", "our choice", ()),
+    "checkpoint_unread": ("Parts of a checkpoint are not judged", "our choice", ()),
     "checkpoint_dtype": ("Tensors of a checkpoint changed their type", "our choice", ()),
     "recording_stopped": ("Frames are not recorded", "our choice", ()),
     "frames_lost": ("Frames of a process are lost", "our choice", ("missing_key",)),
