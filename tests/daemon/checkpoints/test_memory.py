@@ -143,19 +143,17 @@ def weights(names: list[str]) -> bytes:
 
 @pytest.mark.timeout(600)
 def test_a_model_of_as_many_tensors_and_shards_as_the_largest_open_ones_is_judged(tmp_path: Path) -> None:
-    """DeepSeek-V3 has 91,991 tensors in 163 shards."""
-    names = [
-        f"model.layers.{number // 1536}.mlp.experts.{number % 512}.proj_{number}.weight" for number in range(91_991)
-    ]
+    """DeepSeek-V3 has 91,991 tensors in 163 shards; a tenth of them without RLHFD_ALL_CHECKPOINTS, which takes 80 s."""
+    count = 91_991 if os.environ.get("RLHFD_ALL_CHECKPOINTS") else 9_199
+    names = [f"model.layers.{number // 1536}.mlp.experts.{number % 512}.proj_{number}.weight" for number in range(count)]
     shards = {f"model-{number + 1:05d}-of-00163.safetensors": names[number::163] for number in range(163)}
     for shard, held in shards.items():
         put(tmp_path, shard, weights(held))
     index = {"metadata": {}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
     put(tmp_path, "model.safetensors.index.json", json.dumps(index).encode())
     put(tmp_path, "config.json", b"{}")
-    assert os.stat(tmp_path / "model.safetensors.index.json").st_size > 8_000_000
     found = read(tmp_path, "judge")
-    assert (found["kinds"], found["tensors"]) == ([], 91_991)
+    assert (found["kinds"], found["tensors"]) == ([], count)
 
 
 def test_a_shard_of_sixty_thousand_tensors_is_read(tmp_path: Path) -> None:
