@@ -145,7 +145,7 @@ def weights(names: list[str]) -> bytes:
 def test_a_model_of_as_many_tensors_and_shards_as_the_largest_open_ones_is_judged(tmp_path: Path) -> None:
     """DeepSeek-V3 has 91,991 tensors in 163 shards; a tenth of them without RLHFD_ALL_CHECKPOINTS, which takes 80 s."""
     count = 91_991 if os.environ.get("RLHFD_ALL_CHECKPOINTS") else 9_199
-    names = [f"model.layers.{number // 1536}.mlp.experts.{number % 512}.proj_{number}.weight" for number in range(count)]
+    names = [f"model.layers.{place // 1536}.mlp.experts.{place % 512}.proj_{place}.weight" for place in range(count)]
     shards = {f"model-{number + 1:05d}-of-00163.safetensors": names[number::163] for number in range(163)}
     for shard, held in shards.items():
         put(tmp_path, shard, weights(held))
