@@ -266,7 +266,7 @@ def test_a_folder_that_was_just_made_is_a_checkpoint_without_its_files(tmp_path:
         assert found.missing
 
 
-def test_links_and_special_files_are_named_and_never_followed(tmp_path: Path) -> None:
+def test_promise_E2_links_and_special_files_are_named_and_never_followed(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside", {**deepspeed(2), "latest": b"global_step9"})
     root = write(tmp_path / "root", under("global_step1", deepspeed(2)))
     (root / "global_step2").symlink_to(outside)

@@ -53,7 +53,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
             assert refused(tmp_path, name) == "special", name
 
 
-def test_a_device_and_a_file_of_proc_give_nothing(tmp_path: Path) -> None:
+def test_promise_E2_a_device_and_a_file_of_proc_give_nothing(tmp_path: Path) -> None:
     assert refused(Path("/dev"), "zero") == "special"
     with Folder.open("/proc/self") as folder, folder.file("status") as opened:
         assert opened.size == 0
@@ -117,7 +117,7 @@ def test_a_file_that_was_replaced_is_not_the_one_that_was_expected(tmp_path: Pat
             folder.file("x", identity)
 
 
-def test_a_sparse_file_is_refused_and_one_with_small_holes_is_not(tmp_path: Path) -> None:
+def test_promise_E2_a_sparse_file_is_refused_and_one_with_small_holes_is_not(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.write(b"PK\3\4")
         file.truncate(1 << 40)
@@ -146,7 +146,7 @@ def test_a_folder_lists_what_is_in_it_and_is_kept_by_its_descriptor(tmp_path: Pa
             folder.folder("inner")
 
 
-def test_a_link_that_takes_the_place_of_a_file_or_folder_is_never_followed(tmp_path: Path) -> None:
+def test_promise_E3_a_link_that_takes_the_place_of_a_file_or_folder_is_never_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     inside = tmp_path / "inside"
     for place, content in ((outside, b"secret"), (inside / "sub", b"public")):

@@ -219,7 +219,7 @@ print(repr((seen, defects, peak_bytes())))
 """
 
 
-def test_whatever_is_in_the_files_nothing_is_executed_imported_or_opened_outside(tmp_path: Path) -> None:
+def test_promise_E1_whatever_is_in_the_files_nothing_is_executed_imported_or_opened_outside(tmp_path: Path) -> None:
     marker = tmp_path / "PWNED"
     folder = tmp_path / "files"
     folder.mkdir()

@@ -223,7 +223,7 @@ def test_a_writer_that_is_slow_is_not_called_broken_while_it_saves(tmp_path: Pat
         one.wait(News.BROKEN, "global_step1")
 
 
-def test_a_rotation_that_never_stops_raises_no_alarm(tmp_path: Path) -> None:
+def test_promise_E4_a_rotation_that_never_stops_raises_no_alarm(tmp_path: Path) -> None:
     write(tmp_path, under("global_step0", {**deepspeed(2, 2), "metric.json": metric()}))
     stop = threading.Event()
 
