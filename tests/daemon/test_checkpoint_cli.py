@@ -107,6 +107,26 @@ def test_broken_files_are_found_and_named(break_it: Callable[[Path], None], tmp_
     assert said["score"] <= 0.3
 
 
+def test_one_nan_among_a_thousand_million_values_is_found(tmp_path: Path) -> None:
+    block = np.random.default_rng(1).normal(0, 0.02, 1 << 24).astype(np.float32).view(np.uint32) >> 16
+    values, blocks = block.astype(np.uint16), 60
+    size = blocks * values.nbytes
+    text = json.dumps({"lm_head.weight": {"dtype": "BF16", "shape": [blocks, 1 << 24], "data_offsets": [0, size]}})
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text.encode())
+        for place in range(blocks):
+            one = values.copy()
+            if place == 41:
+                one[123_456] = 0x7FC0
+            file.write(one.tobytes())
+    code, said = judged(path)
+    path.unlink()  # 2 GB, which pytest would keep
+    assert (code, kinds(said), said["tensors"]["weight/lm_head.weight"]["nan"]) == (2, {"non_finite"}, 1)
+    assert blocks << 24 > 1e9
+    assert said["score"] == pytest.approx(0.4)
+
+
 def test_what_is_not_read_is_no_health(tmp_path: Path) -> None:
     path = export(tmp_path, weights())
     content = (path / FIRST).read_bytes()
