@@ -56,6 +56,7 @@ class Sender:
         self._ack_due = 0.0
         self._ack_timeout = ACK_TIMEOUT_SECONDS
         self._last_send = 0.0
+        self._blocked = False
         self._socket_due = 0.0
         self._pack = msgpack.Packer().pack  # packb allocates a buffer of 256 KiB or more at each call
         self._thread = threading.Thread(target=self._run, name="rlhfd-sender", daemon=True)
@@ -114,12 +115,17 @@ class Sender:
         socket.setsockopt(zmq.RECONNECT_IVL, random.randint(80, 200))
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, random.randint(1000, 1600))
         socket.connect(self.endpoint)
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
+        self._readable, self._either = zmq.Poller(), zmq.Poller()
+        self._readable.register(socket, zmq.POLLIN)
+        self._either.register(socket, zmq.POLLIN | zmq.POLLOUT)
         return socket
 
     def _turn(self, socket: zmq.Socket[Any]) -> None:
-        answered = not self._rest() and self._poller.poll(int(1000 * SOCKET_SECONDS))
+        answered = False
+        if self._blocked:  # nobody is there, or reads: what is to be sent must not make this thread spin
+            answered = bool(self._either.poll(int(1000 * SOCKET_SECONDS)))
+        elif not self._rest():
+            answered = bool(self._readable.poll(int(1000 * SOCKET_SECONDS)))
         now = time.monotonic()
         if answered or now >= self._socket_due:
             self._socket_due = now + SOCKET_SECONDS
@@ -127,7 +133,7 @@ class Sender:
         if self.ring.in_flight and now > self._ack_due:
             self.ring.rewind()
             self._ack_timeout = min(self._ack_timeout * 2, MAX_ACK_TIMEOUT_SECONDS)
-        self._send(socket, now)
+        self._blocked = not self._send(socket, now)
         if now - self._last_send > PING_SECONDS:
             self._last_send = now
             self._try_send(socket, self._ping())
@@ -145,15 +151,17 @@ class Sender:
             time.sleep(LOOK_SECONDS)
         return True
 
-    def _send(self, socket: zmq.Socket[Any], now: float) -> None:
+    def _send(self, socket: zmq.Socket[Any], now: float) -> bool:
+        """Send what is due; false if the socket does not take it all, because nobody is there or reads."""
         while (entry := self.ring.peek()) is not None:
             if not self.ring.in_flight:
                 self._ack_due = now + self._ack_timeout
             link = self._pack(self.ring.link())
             if not self._try_send(socket, link, entry.frame):
-                return
+                return False
             self.ring.sent(entry)
             self._last_send = now
+        return True
 
     def _try_send(self, socket: zmq.Socket[Any], *parts: bytes) -> bool:
         *first, last = parts

@@ -362,6 +362,34 @@ def voluntary_switches(thread: Path) -> int:
     return int(line.split()[1])
 
 
+@pytest.mark.parametrize("state", ["absent", "stopped"])
+def test_promise_A15_without_anyone_to_take_its_frames_the_sender_rests(state: str, short_dir: Path) -> None:
+    with running_daemon(short_dir) as daemon:
+        emitter = Emitter("r", endpoint=daemon.endpoint if state == "stopped" else NOWHERE)
+        tries = 0
+        try_send = emitter._sender._try_send
+
+        def counted(*arguments: Any) -> bool:
+            nonlocal tries
+            tries += 1
+            return try_send(*arguments)
+
+        emitter.emit(0, {"a": 1.0})
+        if state == "stopped":
+            wait_for(lambda: not len(emitter._ring))
+            daemon.signal(signal.SIGSTOP)
+        for step in range(5000):  # more than the socket takes
+            emitter.emit(step, {f"m{i}": float(i) for i in range(24)})
+        wait_for(lambda: emitter._ring.pending)
+        time.sleep(1.0)  # it has noticed by then; the pace from there on is the subject
+        emitter._sender._try_send = counted  # type: ignore[assignment]
+        time.sleep(1.0)
+        assert 0 < tries < 100
+        if state == "stopped":
+            daemon.signal(signal.SIGCONT)
+        emitter.close(0)
+
+
 def test_promise_A18_the_environment_switches_the_emitter_off(
     daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
