@@ -35,7 +35,7 @@ KINDS: dict[str, Kind] = {
         "checkpoint_non_finite", Severity.CRITICAL, 0.6, 1.0,
         "weights that are NaN or infinite; extent: their share of the elements",
         f"{_RESUME} Look for the first non-finite loss or gradient norm before it; bf16 instead of fp16, a smaller "
-        "--actor.learning_rate and gradient clipping (--ds.max_norm) help against it.",
+        "--actor.adam.lr and gradient clipping (--actor.max_norm) help against it.",
     ),
     "moments_non_finite": Kind(
         "checkpoint_moments", Severity.CRITICAL, 0.5, 0.9,
@@ -72,8 +72,8 @@ KINDS: dict[str, Kind] = {
     "frozen": Kind(
         "checkpoint_frozen", Severity.CRITICAL, 0.2, 0.6,
         "tensors that did not change while others did; extent: their share of the elements",
-        "Parameters that are not trained: look at LoRA targets, --actor.freeze options and ZeRO-3 leaf modules of MoE "
-        "models.",
+        "Parameters that are not trained: look at LoRA targets (--ds.lora.target_modules), "
+        "--actor.freeze_visual_encoder and ZeRO-3 leaf modules of MoE models.",
     ),
     "step": Kind(
         "checkpoint_step", Severity.CRITICAL, 0.3, 0.5,
