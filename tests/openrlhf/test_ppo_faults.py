@@ -104,7 +104,7 @@ def test_a_constant_reward_calls_the_webhook_in_time_and_is_told_with_metric_ste
     step = FAULT_STEP["const"]
     arrived, data = first_call(outcome, "run-const")
     assert data["family"] in ("reward", "advantage")
-    assert data["alerts"][0]["onset_step"] == step
+    assert step <= data["alerts"][0]["onset_step"] <= step + WITHIN_STEPS
     assert step <= data["step"] <= step + WITHIN_STEPS
     assert arrived < logged_at(outcome, "const", step + WITHIN_STEPS)
     spread = {"train/rollout/reward_std", "train/group_reward_std"}
