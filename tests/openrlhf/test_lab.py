@@ -71,7 +71,7 @@ def test_what_no_run_could_do_is_refused_before_it_starts(tmp_path: Path) -> Non
     lab, log = Lab(tmp_path), tmp_path / "run.log"
     with pytest.raises(LabError, match="steps must be 1 to 250, not 251"):
         start_sft(lab, "long", steps=251, log=log)
-    with pytest.raises(LabError, match="reward must be one of healthy, nan, const, slow, not 'none'"):
+    with pytest.raises(LabError, match=r"reward must be one of healthy, .*slow.*, not 'none'"):
         start_ppo(lab, "127.0.0.1:1", "odd", steps=1, log=log, reward="none")
     assert not log.exists()
 
