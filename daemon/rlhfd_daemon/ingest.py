@@ -95,7 +95,7 @@ class Ingest:
         self._routes: dict[str, bytes] = {}
         self._peers: dict[bytes, Peer] = {}
         self._owed: dict[str, bytes] = {}
-        self._turned_at = 0.0  # when the socket was last read, by the loop's clock
+        self._turned_at = 0.0  # when something was last read, by the loop's clock
         self._reading = False  # whether the loop watches the socket's descriptor; else a turn is due
         self._context: zmq.Context[Any] | None = None
         self._socket: zmq.Socket[Any] | None = None
@@ -167,7 +167,7 @@ class Ingest:
         count = 0
         while count < BATCH and self._receive(batch, acks):
             count += 1
-        if self._loop is not None:
+        if count and self._loop is not None:  # a new connection, too, wakes the loop
             self._turned_at = self._loop.time()
         if batch:
             self._sink(batch)

@@ -116,6 +116,24 @@ def test_what_comes_after_a_quiet_time_is_read_at_once(short_dir: Path, monkeypa
     on_bench(short_dir, talk)
 
 
+def test_to_connect_breaks_no_quiet_time(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "GATHER_SECONDS", 60.0)
+
+    async def talk(bench: Bench) -> None:
+        silent = bench.context.socket(zmq.DEALER)
+        bench.dealers.append(silent)
+        connected = silent.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        silent.connect(bench.endpoint)
+        await connected.recv_multipart()
+        silent.disable_monitor()
+        connected.close(0)
+        dealer = bench.dealer()
+        await dealer.send_multipart([LINK, packed(1)])
+        await answered(dealer, 1)
+
+    on_bench(short_dir, talk)
+
+
 def test_what_follows_is_read_with_its_group(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "GATHER_SECONDS", 2.0)
 
