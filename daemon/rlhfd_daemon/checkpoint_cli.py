@@ -92,16 +92,16 @@ def checkpoints_command(
 
 def _pairs(path: Path, compare: Path | None) -> Iterator[tuple[Description, tuple[Path, Description] | None]]:
     """Each checkpoint at ``path`` with the one that it is compared with."""
-    from rlhfd_daemon.checkpoints.chains import chains
+    from rlhfd_daemon.checkpoints.chains import before, chains
     from rlhfd_daemon.checkpoints.report import layout_of
 
-    earlier = None if compare is None else chains(layout_of(compare))
+    others = None if compare is None else chains(layout_of(compare))
     for chain in chains(layout_of(path)):
-        if earlier is not None and compare is not None:
-            before = _counterpart(chain[0], earlier, path, compare)
-            yield from ((found, (compare, before)) for found in chain)
-        else:
-            yield from zip(chain, [None, *((path, one) for one in chain[:-1])], strict=True)
+        for found in chain:
+            if others is not None and compare is not None:
+                yield found, (compare, _counterpart(chain[0], others, path, compare))
+            else:
+                yield found, next(((path, one) for one in before(found, chain)), None)
 
 
 def _counterpart(found: Description, earlier: list[list[Description]], path: Path, compare: Path) -> Description:

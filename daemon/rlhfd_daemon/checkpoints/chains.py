@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import groupby
 
 from rlhfd_daemon.checkpoints.layout import Description, Layout
 
-__all__ = ["chains"]
+__all__ = ["before", "chains"]
 
 
 def chains(layout: Layout) -> list[list[Description]]:
-    """The checkpoints of one kind and role that lie beside each other, by step: each may be compared with the one
-    before it."""
+    """The checkpoints of one kind and role that lie beside each other, by step."""
 
     def place(one: Description) -> tuple[str, str, str]:
         return os.path.dirname(one.path), one.kind, one.role or ""
 
     ordered = sorted(layout.checkpoints, key=lambda one: (*place(one), -1 if one.step is None else one.step, one.path))
     return [list(chain) for _, chain in groupby(ordered, key=place)]
+
+
+def before(found: Description, chain: Sequence[Description]) -> list[Description]:
+    """Those of its chain that ``found`` may be compared with: the newest of the earlier ones first, the best of an
+    evaluation last. In asynchronous training (OpenRLHF ``ppo_trainer_async.py``) these are named after the step that
+    was evaluated, and their weights are of a later one."""
+    place = next(number for number, one in enumerate(chain) if one.path == found.path)
+    newest_first = reversed(chain[:place])
+    earlier = [one for one in newest_first if found.step is None or one.step is None or one.step < found.step]
+    return sorted(earlier, key=lambda one: one.best)

@@ -27,7 +27,6 @@ MOSTLY = 0.5  # share of the elements that changed, from which one that did not 
 MATRIX = 2  # dimensions: vectors (norms, biases) may be constant, and in 16 bits stay so for long
 LEARNT = ("embedding", "attention", "mlp", "head")
 MAX_RANKS = 100_000
-_STEP_KEYS = ("global_step",)
 
 
 def issues_of(
@@ -160,10 +159,10 @@ def _frozen(examined: Examined) -> Iterator[Issue]:
 def _steps(found: Description, state: TrainingState | None, before: TrainingState | None) -> Iterator[Issue]:
     if state is None:
         return
-    for name in _STEP_KEYS:
-        said = state.client.get(name)
-        if isinstance(said, int) and found.step is not None and said != found.step:
-            yield _step(found, f"its training state is of {name} {said}", said, found.step)
+    said, step = state.client.get("global_step"), found.step
+    # Asynchronous training names the best one after the step that was evaluated, and saves what it has by then.
+    if isinstance(said, int) and step is not None and (said < step if found.best else said != step):
+        yield _step(found, f"its training state is of global_step {said}", said, step)
     done = state.global_steps
     if done is not None and state.optimizer_steps:
         wanted = {done, done - (state.skipped_steps or 0)}

@@ -37,7 +37,9 @@ def lines(one: Report, width: int) -> Iterator[Text]:
     yield Text(f"  health {one.score:.3f} ({label})", style=_STYLES[one.severity])
     state = one.inventory.state
     if state is not None:
+        step = state.client.get("global_step")
         said = {
+            "global step": step if isinstance(step, int) else None,
             "optimizer steps": state.global_steps, "skipped": state.skipped_steps, "ZeRO": state.zero_stage,
             "data-parallel ranks": state.dp_world_size, "loss scale": state.loss_scale,
             "learning rate": state.learning_rates[0] if state.learning_rates else None,

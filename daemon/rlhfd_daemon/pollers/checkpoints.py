@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from rlhfd_daemon.checkpoints.chains import chains
+from rlhfd_daemon.checkpoints.chains import before, chains
 from rlhfd_daemon.checkpoints.completeness import Known, Limits, State
 from rlhfd_daemon.checkpoints.history import History
 from rlhfd_daemon.checkpoints.judgement import Answer, Judgement, Question
@@ -96,15 +96,14 @@ class CheckpointPoller:
             yield Observation(subject=_subject(root), step=found.step, event="checkpoint_incomplete", fields=fields)
 
     def _before(self, root: Root, found: Description) -> Description | None:
-        """The complete one of the same kind with the next lower step."""
+        """The complete one of its chain that it is compared with."""
         layout, tracked = self._watch.layouts.get(root.path), self._watch.tracked.get(root.path)
         if layout is None or tracked is None or not self._config.compare:
             return None
         for chain in chains(layout):
             if any(one.path == found.path for one in chain):
                 states = tracked.states
-                earlier = [one for one in chain if (one.step or 0) < (found.step or 0)]
-                return next((one for one in reversed(earlier) if states.get(one.path) is State.COMPLETE), None)
+                return next((one for one in before(found, chain) if states.get(one.path) is State.COMPLETE), None)
         return None
 
     def _judge(self, now: float) -> Iterator[Observation]:

@@ -57,6 +57,12 @@ def test_steps_that_do_not_agree(state: TrainingState, said: str) -> None:
     assert (issue.kind, issue.summary) == ("step", said)
 
 
+@pytest.mark.parametrize(("said", "issues"), [(19, 1), (20, 0), (23, 0)])
+def test_the_weights_of_the_best_may_be_later_than_their_evaluation_but_not_earlier(said: int, issues: int) -> None:
+    state = replace(STATE, client={"global_step": said})
+    assert len(issues_of(replace(TAG, best=True), examined({WEIGHT: PLAIN}), state)) == issues
+
+
 def test_steps_that_are_not_known_are_no_issue() -> None:
     assert found(examined({WEIGHT: PLAIN}), TrainingState(), TrainingState()) == []
     assert found(examined({WEIGHT: PLAIN}), replace(STATE, optimizer_steps=(40,))) == [], "skipped steps may be counted"
