@@ -23,10 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from openrlhf.conftest import rows, under_rlhfd
 from openrlhf.lab import Lab
 from openrlhf.ray_head import ray_head
-from openrlhf.runs import start_ppo
+from openrlhf.runs import rows, start_ppo, under_rlhfd
 from rlhfd_emitter.hook import attach
 from rlhfd_emitter.process import Process
 from rlhfd_emitter.wrappers import before

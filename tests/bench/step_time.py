@@ -16,10 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from openrlhf.conftest import rows, under_rlhfd
 from openrlhf.lab import Lab
 from openrlhf.ray_head import ray_head
-from openrlhf.runs import start_ppo
+from openrlhf.runs import rows, start_ppo, under_rlhfd
 from support import DaemonProcess
 
 STEPS, WARM_UP = 40, 3

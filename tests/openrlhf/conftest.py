@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import subprocess
 import sys
@@ -16,12 +17,14 @@ from typing import Any
 
 import pytest
 
+from openrlhf.algorithms import Outcome, run_algorithms
 from openrlhf.lab import Lab
 from openrlhf.ray_head import ray_head
-from openrlhf.runs import start_ppo
+from openrlhf.runs import rows, start_ppo, under_rlhfd
+from openrlhf.trained import Trained, train
 from rlhfd_alerts.testing import SECRET, WebhookServer
 from rlhfd_daemon.frame import Frame
-from support import DaemonProcess
+from support import DaemonProcess, running_daemon
 
 CHECKOUT = Path(__file__).parents[2]
 STEPS, KILLED_AT, DOWN_SECONDS = 36, 12, 5.0  # of the run that most tests look at
@@ -93,6 +96,20 @@ def observed_ppo(lab: Lab, ray: str, folder: Path) -> PpoRun:
     return PpoRun(exit_code, daemon.frames(), rows(trace), streams, daemon.state / "frames", dump)
 
 
+@pytest.fixture(scope="session")
+def trained(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Trained]]:
+    """The outcome of a run of SFT, RM or DPO by its name in ``RANKS``, which is made when it is asked for first."""
+    with tempfile.TemporaryDirectory(prefix="rlhfd-") as directory, running_daemon(Path(directory)) as daemon:
+        yield functools.cache(lambda name: train(lab, daemon, name, tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture(scope="session")
+def algorithms(lab: Lab, ray: str) -> Iterator[dict[str, Outcome]]:
+    """The outcomes of PPO's algorithms and topologies by their names in ``VARIANTS``."""
+    with tempfile.TemporaryDirectory(prefix="rlhfd-") as directory:
+        yield run_algorithms(lab, ray, Path(directory))
+
+
 class Hook:
     """A real HTTP receiver for webhooks, running in a thread; notes when each call arrived (Unix seconds)."""
 
@@ -130,16 +147,6 @@ def daemon_with_hook(directory: Path, hook: Hook) -> DaemonProcess:
     """A daemon that sends its alerts to ``hook``; not started yet."""
     target = f'[targets.hook]\nurl = "{hook.url}"\nsecret_env = "HOOK_SECRET"\nallow_private = true\n'
     return DaemonProcess(directory, target, {"HOOK_SECRET": SECRET})
-
-
-def under_rlhfd(lab: Lab, run: str, endpoint: str, *options: str) -> tuple[str, ...]:
-    """What a user writes before the training command."""
-    return (str(lab.venv / "bin" / "rlhfd"), "run", "--run", run, "--endpoint", endpoint, *options, "--")
-
-
-def rows(trace: Path) -> list[dict[str, Any]]:
-    """What OpenRLHF logged, as recorded beside it with all digits."""
-    return [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
 
 
 def wait_for_step(trace: Path, step: int, timeout: float, alive: Callable[[], bool]) -> None:

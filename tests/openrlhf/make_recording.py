@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from openrlhf.conftest import CHECKOUT, under_rlhfd
+from openrlhf.conftest import CHECKOUT
 from openrlhf.lab import Lab
 from openrlhf.ray_head import ray_head
-from openrlhf.runs import start_ppo
+from openrlhf.runs import start_ppo, under_rlhfd
 from rlhfd_daemon.demo import RECORDING
 from rlhfd_daemon.framelog import FrameLog
 from rlhfd_daemon.recording import read

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from openrlhf.conftest import CHECKOUT, under_rlhfd
+from openrlhf.conftest import CHECKOUT
 from openrlhf.lab import Lab
 from openrlhf.make_recording import neutral
 from openrlhf.ray_head import ray_head
-from openrlhf.runs import VARIANTS, start_ppo
+from openrlhf.runs import VARIANTS, start_ppo, under_rlhfd
 from support import DaemonProcess
 
 __all__ = ["FAULT_STEP", "RUNS", "STEPS"]

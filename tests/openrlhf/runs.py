@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from openrlhf.lab import HERE, SHIM, Lab, LabError, Process, free_ports, start
 from openrlhf.reward import FAULTS
 
-__all__ = ["VARIANTS", "start_dpo", "start_ppo", "start_rank", "start_rm", "start_sft"]
+__all__ = ["VARIANTS", "rows", "start_dpo", "start_ppo", "start_rank", "start_rm", "start_sft", "under_rlhfd"]
 
 ROLLOUT_BATCH = 16
 SAMPLES_PER_PROMPT = 4
@@ -62,6 +64,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         *("--train.async_enable", "--train.partial_rollout_enable", "--train.async_queue_size", "2"),
     ),
 }
+
+
+def under_rlhfd(lab: Lab, run: str, endpoint: str, *options: str) -> tuple[str, ...]:
+    """What a user writes before the training command."""
+    return (str(lab.venv / "bin" / "rlhfd"), "run", "--run", run, "--endpoint", endpoint, *options, "--")
+
+
+def rows(trace: Path) -> list[dict[str, Any]]:
+    """What OpenRLHF logged, as recorded beside it with all digits."""
+    return [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
 
 
 def start_ppo(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from openrlhf.conftest import Hook, rows, under_rlhfd
+from openrlhf.conftest import Hook
 from openrlhf.lab import Lab
-from openrlhf.runs import VARIANTS, start_ppo
+from openrlhf.runs import VARIANTS, rows, start_ppo, under_rlhfd
 from rlhfd_alerts.testing import SECRET
 from rlhfd_daemon.frame import Frame
 from support import DaemonProcess, wait_for

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-from openrlhf.conftest import rows, under_rlhfd
 from openrlhf.lab import Lab
-from openrlhf.runs import start_ppo
-from support import DaemonProcess
+from openrlhf.runs import rows, start_ppo, under_rlhfd
+from support import running_daemon
 
-PAIRED_STEPS = 24
+PAIRED_STEPS = 16
+PAIRS = 3  # a machine that does something else may lengthen one run or another; what rlhfd does lengthens each
 LONGER = 1.25  # what a hook that waits for a daemon would exceed by far
 
 
@@ -31,24 +32,21 @@ def run(lab: Lab, ray: str, folder: Path, name: str, steps: int, prefix: tuple[s
 def test_without_a_daemon_the_run_ends_the_same_and_its_steps_are_not_much_longer(
     lab: Lab, ray: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prefixes = {"plain": (), "attached": under_rlhfd(lab, "x", f"ipc://{folder}/none.sock")}
-    order = ("plain", "attached", "attached", "plain")  # a drift of the machine meets both
-    times = [
-        median(run(lab, ray, folder, f"{kind}-{number}", PAIRED_STEPS, prefixes[kind]))
-        for number, kind in enumerate(order)
-    ]
-    longer = times[1] / times[0], times[2] / times[3]
-    with capsys.disabled():
-        print("\nmedian step time:", ", ".join(f"{kind} {each:.3f} s" for kind, each in zip(order, times, strict=True)))
-    # What else the machine does may well lengthen one run by so much; what rlhfd does lengthens both.
-    assert min(longer) < LONGER
+    attached = under_rlhfd(lab, "x", f"ipc://{folder}/none.sock")
+    for pair in range(PAIRS):
+        kinds = {f"plain-{pair}": (), f"attached-{pair}": attached}
+        plain, beside = (median(run(lab, ray, folder, name, PAIRED_STEPS, kinds[name])) for name in kinds)
+        with capsys.disabled():
+            print(f"\nmedian step time: plain {plain:.3f} s, attached {beside:.3f} s")
+        if beside < LONGER * plain:
+            return
+    pytest.fail(f"each of {PAIRS} attached runs took {LONGER} times as long as the plain one before it")
 
 
-@pytest.mark.parametrize("broken", ["raise", "unimportable"])
-def test_a_broken_emitter_leaves_the_run_as_it_is(lab: Lab, ray: str, folder: Path, broken: str) -> None:
-    daemon = DaemonProcess(folder).start()
-    try:
+def test_a_broken_emitter_leaves_the_run_as_it_is(lab: Lab, ray: str, folder: Path) -> None:
+    def run_broken(broken: str) -> None:
         run(lab, ray, folder, broken, 3, under_rlhfd(lab, broken, daemon.endpoint), LAB_BREAK_RLHFD=broken)
+
+    with running_daemon(folder) as daemon, ThreadPoolExecutor(2) as pool:
+        list(pool.map(run_broken, ("raise", "unimportable")))
         assert not [frame for frame in daemon.frames() if frame.kind == "metrics"]
-    finally:
-        daemon.stop()

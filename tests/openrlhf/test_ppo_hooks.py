@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from openrlhf.conftest import rows, under_rlhfd, wait_for_step
+from openrlhf.conftest import wait_for_step
 from openrlhf.lab import Lab
-from openrlhf.runs import start_ppo
+from openrlhf.runs import rows, start_ppo, under_rlhfd
 from rlhfd_daemon.frame import Frame
 from support import DaemonProcess
 
-STEPS, DOCTOR_AT = 12, 5
+STEPS, DOCTOR_AT = 7, 4
 RENAMED = "openrlhf.trainer.ppo_utils.samples_generator.SamplesGenerator.generate_samples"
 BROKEN = {
     "openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer.ppo_train": "PolicyModelActor",

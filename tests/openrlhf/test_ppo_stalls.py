@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf.conftest import Hook, daemon_with_hook, rows, under_rlhfd, wait_for_step
+from openrlhf.conftest import Hook, daemon_with_hook, wait_for_step
 from openrlhf.lab import Lab
-from openrlhf.runs import start_ppo
+from openrlhf.runs import rows, start_ppo, under_rlhfd
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.process_state import states
 from support import DaemonProcess, wait_for

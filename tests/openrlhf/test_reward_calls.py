@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from openrlhf.conftest import Hook, daemon_with_hook, rows, under_rlhfd
+from openrlhf.conftest import Hook, daemon_with_hook
 from openrlhf.lab import Lab
-from openrlhf.runs import ROLLOUT_BATCH, SAMPLES_PER_PROMPT, start_ppo
+from openrlhf.runs import ROLLOUT_BATCH, SAMPLES_PER_PROMPT, rows, start_ppo, under_rlhfd
 from rlhfd_daemon.frame import Frame
 from support import wait_for
 

@@ -5,33 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from openrlhf.conftest import rows, under_rlhfd
 from openrlhf.lab import Lab
 from openrlhf.recomputed_filling import filling
-from openrlhf.runs import PACKED, start_dpo, start_rm, start_sft
+from openrlhf.runs import rows, start_sft, under_rlhfd
+from openrlhf.trained import STEPS, Trained
 from rlhfd_daemon.frame import Frame
 from rlhfd_daemon.interpret import Interpreter
 from rlhfd_daemon.metrics import lookup
-from rlhfd_daemon.runs import DAEMON_ROLE
 from support import DaemonProcess
 
-STEPS = 8
 OURS = "rlhfd/model/"
 RUN_SECONDS = 300.0
-
-
-@pytest.fixture(scope="module")
-def daemon(folder: Path) -> Iterator[DaemonProcess]:
-    process = DaemonProcess(folder).start()
-    yield process
-    process.stop()
 
 
 def learned(trace: Path) -> list[dict[str, Any]]:
@@ -39,11 +30,11 @@ def learned(trace: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in ("time", "pid")} for row in rows(trace)]
 
 
-def check_filling(frames: list[Frame], dump: Path, rank: int, masks_a_step: int = 1, **args: object) -> list[float]:
+def check_filling(run: Trained, rank: int, masks_a_step: int = 1, **args: object) -> list[float]:
     """Every step of the rank has one frame of its micro-batches, equal to a recomputation from the masks that OpenRLHF
     made, of which the first of each ``masks_a_step`` is the trained model's. The tokens of each step."""
-    of_rank = [frame for frame in frames if frame.rank == rank and f"{OURS}micro_batches" in frame.metrics]
-    masks = [np.load(path) for path in sorted(dump.glob(f"batch-{rank}-*.npy"))][::masks_a_step][:STEPS]
+    of_rank = [frame for frame in run.frames if frame.rank == rank and f"{OURS}micro_batches" in frame.metrics]
+    masks = [np.load(path) for path in sorted(run.dump.glob(f"batch-{rank}-*.npy"))][::masks_a_step][:STEPS]
     assert [frame.step for frame in of_rank] == list(range(1, STEPS + 1))
     for frame, mask in zip(of_rank, masks, strict=True):
         assert frame.metrics == pytest.approx(filling("model", [mask], args, "train"))
@@ -51,67 +42,52 @@ def check_filling(frames: list[Frame], dump: Path, rank: int, masks_a_step: int 
     return [frame.metrics[f"{OURS}sequence_tokens"] for frame in of_rank]
 
 
-@pytest.mark.parametrize(
-    ("start", "trainer", "extra"),
-    [
-        (start_sft, "SFTTrainer", ()),
-        (start_sft, "SFTTrainer", PACKED),
-        (start_rm, "RewardModelTrainer", ()),
-        (start_dpo, "DPOTrainer", ()),
-    ],
-)
-def test_step_metrics_and_metadata_arrive(
-    start: Callable[..., Any], trainer: str, extra: tuple[str, ...], lab: Lab, daemon: DaemonProcess, tmp_path: Path
-) -> None:
-    run, trace, dump = f"{trainer}{len(extra)}", tmp_path / "trace.jsonl", tmp_path / "dump"
-    dump.mkdir()
-    prefix = under_rlhfd(lab, run, daemon.endpoint)
-    options = {"log": tmp_path / "run.log", "trace": trace, "prefix": prefix, "env": {"LAB_DUMP": str(dump)}}
-    with start(lab, "run", steps=STEPS, extra=extra, **options) as process:
-        assert process.wait(RUN_SECONDS) == 0, process.tail()
-    frames = [frame for frame in daemon.frames() if frame.run == run]
-    packed = {"ds.packing_samples": bool(extra)}
-    check_filling(frames, dump, 0, 2 if trainer == "DPOTrainer" else 1, **packed)  # DPO asks the reference model, too
-    arrived = {
-        frame.step: frame.metrics for frame in frames if any(name.startswith("train/") for name in frame.metrics)
-    }
-    logged = [row for row in rows(trace) if "kind" not in row]
+TRAINERS = {"sft": "SFTTrainer", "sft-packed": "SFTTrainer", "rm": "RewardModelTrainer", "dpo": "DPOTrainer"}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_step_metrics_and_metadata_arrive(name: str, trained: Callable[[str], Trained]) -> None:
+    run = trained(name)
+    packed = {"ds.packing_samples": name == "sft-packed"}
+    check_filling(run, 0, 2 if name == "dpo" else 1, **packed)  # DPO asks the reference model, too
+    arrived = {frame.step: frame.metrics for frame in of_steps(run)}
+    logged = [row for row in run.logged if "kind" not in row]
     assert [row["step"] for row in logged] == list(range(1, STEPS + 1))
     for row in logged:
         assert arrived[row["step"]] == {key: value for key, value in row.items() if key.startswith("train/")}
-    (start_frame,) = [frame for frame in frames if frame.event == "run_start"]
-    assert start_frame.fields["trainer"] == trainer
+    (start_frame,) = [frame for frame in run.frames if frame.event == "run_start"]
+    assert start_frame.fields["trainer"] == TRAINERS[name]
     assert start_frame.fields["args"]["train.batch_size"] == 32
-    events = [frame.event for frame in frames if frame.kind == "event"]
+    events = [frame.event for frame in run.frames if frame.kind == "event"]
     assert (events[0], events[-1]) == ("process_start", "process_stop")
     assert "hook_failed" not in events
 
 
 def test_two_ranks_under_torchrun_report_themselves_their_micro_batches_and_only_the_first_the_logs(
-    lab: Lab, daemon: DaemonProcess, tmp_path: Path
+    trained: Callable[[str], Trained],
 ) -> None:
-    trace, dump = tmp_path / "trace.jsonl", tmp_path / "dump"
-    dump.mkdir()
-    prefix = under_rlhfd(lab, "ranks", daemon.endpoint)
-    options = {"log": tmp_path / "run.log", "trace": trace, "prefix": prefix, "env": {"LAB_DUMP": str(dump)}}
-    with start_sft(lab, "ranks", steps=STEPS, ranks=2, **options) as process:  # type: ignore[arg-type]
-        assert process.wait(RUN_SECONDS) == 0, process.tail()
-    frames = [frame for frame in daemon.frames() if frame.run == "ranks" and frame.role != DAEMON_ROLE]
-    assert {frame.role for frame in frames} == {"SFTTrainer"}
+    run = trained("sft-two-ranks")
+    assert {frame.role for frame in run.frames} == {"SFTTrainer"}
     for rank in (0, 1):
-        events = [frame.event for frame in frames if frame.rank == rank and frame.kind == "event"]
-        assert (events[0], events[-1]) == ("process_start", "process_stop")
-        assert events.count("phase_begin") == events.count("phase_end") == 1  # saving the model
-    left, right = (check_filling(frames, dump, rank) for rank in (0, 1))
+        frames = [frame for frame in run.frames if frame.rank == rank and frame.kind == "event"]
+        assert (frames[0].event, frames[-1].event) == ("process_start", "process_stop")
+        phases = [(frame.event, frame.fields["phase"]) for frame in frames if "phase" in frame.fields]
+        for event in ("phase_begin", "phase_end"):
+            assert phases.count((event, "save_model")) == 1 + STEPS  # --ckpt.save_hf and the end
+            assert phases.count((event, "checkpoint")) == STEPS
+    left, right = (check_filling(run, rank) for rank in (0, 1))
     unequal = [2 * max(pair) / sum(pair) for pair in zip(left, right, strict=True)]
     assert max(unequal) > 1
-    assert imbalances(frames) == pytest.approx(dict(enumerate(unequal, 1)))
-    of_steps = [frame for frame in frames if any(name.startswith("train/") for name in frame.metrics)]
-    metrics = [(frame.rank, frame.step, frame.metrics) for frame in of_steps]
-    assert metrics == [
-        (0, row["step"], {key: value for key, value in row.items() if key.startswith("train/")}) for row in rows(trace)
+    assert imbalances(run.frames) == pytest.approx(dict(enumerate(unequal, 1)))
+    assert [(frame.rank, frame.step, frame.metrics) for frame in of_steps(run)] == [
+        (0, row["step"], {key: value for key, value in row.items() if key.startswith("train/")}) for row in run.logged
     ]
-    assert len(metrics) == STEPS
+    assert len(run.logged) == STEPS
+
+
+def of_steps(run: Trained) -> list[Frame]:
+    """The frames with what OpenRLHF logs."""
+    return [frame for frame in run.frames if any(name.startswith("train/") for name in frame.metrics)]
 
 
 def imbalances(frames: list[Frame]) -> dict[int | None, float]:
