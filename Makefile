@@ -42,8 +42,8 @@ demo: $(VENV)/installed ## play a recorded OpenRLHF run with a fault; watch the 
 compile: $(VENV)/installed ## compile again what each sample goes through (after changes; without it the sources are interpreted)
 	@$(BIN)/python hatch_build.py
 
-test: compile $(PROMTOOL) $(ALERTMANAGER) ## all tests that need no OpenRLHF
-	$(BIN)/pytest
+test: compile $(PROMTOOL) $(ALERTMANAGER) ## all tests that need no OpenRLHF, on all cores
+	$(BIN)/pytest -n logical --dist loadfile
 
 check: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check

@@ -63,7 +63,7 @@ def test_one_that_has_ended_is_named_gone(child: subprocess.Popen[str]) -> None:
         send(held, signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("pid", [-1, 0, 1, os.getpid()])
+@pytest.mark.parametrize("pid", [-1, 0, 1, pytest.param(os.getpid(), id="own")])
 def test_what_no_run_can_be_is_never_signalled(pid: int) -> None:
     with pytest.raises(ActionError, match="not known here"):
         send(stream(pid), signal.SIGCONT)
