@@ -17,6 +17,10 @@ def main() -> int:
 
         return doctor(arguments[1:])
     try:
+        if arguments[:1] == ["daemon"]:
+            from rlhfd_daemon.service import main as service
+
+            return service(arguments[1:])
         from rlhfd_daemon.cli import app
     except ModuleNotFoundError as error:
         sys.stderr.write(

@@ -171,7 +171,8 @@ def would_tell(
     import time
 
     from rlhfd_alerts.durations import spell_duration
-    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.cli import one_line_errors
+    from rlhfd_daemon.config import read_config
     from rlhfd_daemon.config_alerts import routing_of
 
     given = dict(part.partition("=")[::2] for part in labels)
@@ -194,7 +195,8 @@ def would_tell(
 
 def _ask(method: str, url: str, body: object, config: Path | None) -> dict[str, Any]:
     from rlhfd_daemon.app import control_socket_of
-    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.cli import one_line_errors
+    from rlhfd_daemon.config import read_config
     from rlhfd_daemon.control import ask
 
     with one_line_errors():

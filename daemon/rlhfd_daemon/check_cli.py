@@ -54,7 +54,8 @@ def check_command(
     """Run the analyzers over a finished or running log: rlhfd's frame log, JSON lines, TensorBoard events, CSV,
     trainer_state.json, a wandb offline run or a verl console log, also gzipped, with the names of OpenRLHF, TRL or
     verl. Exit code 0: clean, 1: warnings, 2: critical, 3: bad input."""
-    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.cli import one_line_errors
+    from rlhfd_daemon.config import read_config
 
     with one_line_errors():
         try:

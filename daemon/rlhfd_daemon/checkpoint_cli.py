@@ -71,7 +71,8 @@ def checkpoints_command(
     """Show what the daemon found of each checkpoint of a run, oldest first: health, drift, what is wrong."""
     from rlhfd_daemon.checkpoints.history import History
     from rlhfd_daemon.checkpoints.rendering import history
-    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.cli import one_line_errors
+    from rlhfd_daemon.config import read_config
     from rlhfd_daemon.errors import CheckpointError
 
     with one_line_errors():

@@ -28,11 +28,10 @@ from rlhfd_daemon import (
     rules_cli,
     runs_cli,
 )
-from rlhfd_daemon.config import Config, load
-from rlhfd_daemon.errors import DaemonError
+from rlhfd_daemon.config import DEFAULT_CONFIG, read_config
+from rlhfd_daemon.errors import FAILED, DaemonError
 
-DEFAULT_CONFIG = Path("/etc/rlhfd/rlhfd.toml")
-FOUND_DAMAGE, FAILED = 1, 2
+FOUND_DAMAGE = 1
 
 app = typer.Typer(
     name="rlhfd",
@@ -81,13 +80,6 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(0) from error
 
 
-def read_config(path: Path | None) -> tuple[Config, Path | None]:
-    """The configuration and the file it came from."""
-    if path is None and DEFAULT_CONFIG.exists():
-        path = DEFAULT_CONFIG
-    return load(path, os.environ), path
-
-
 def version(value: bool) -> None:
     if value:
         typer.echo(f"rlhfd {rlhfd_daemon.__version__}")
@@ -119,20 +111,12 @@ def doctor_command(context: typer.Context) -> None:
     raise typer.Exit(doctor(context.args))
 
 
-@app.command("daemon")
-def daemon_command(config: ConfigOption = None) -> None:
+@app.command("daemon", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def daemon_command(context: typer.Context) -> None:
     """Run the daemon in the foreground (SIGHUP reloads the configuration, SIGTERM stops)."""
-    from rlhfd_daemon import logs
-    from rlhfd_daemon.app import App
+    from rlhfd_daemon.service import main as service
 
-    with one_line_errors():
-        settings, path = read_config(config)
-        logs.configure(settings.log.level, settings.log.format)
-
-        async def serve() -> None:
-            await App(settings, path, os.environ).run()
-
-        asyncio.run(serve())
+    raise typer.Exit(service(context.args))
 
 
 @app.command("status")

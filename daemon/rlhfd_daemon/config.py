@@ -32,6 +32,7 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 __all__ = [
+    "DEFAULT_CONFIG",
     "AdaptiveConfig",
     "AlertsConfig",
     "AnalyzersConfig",
@@ -50,7 +51,10 @@ __all__ = [
     "RulesConfig",
     "StepsConfig",
     "load",
-]  # fmt: skip
+    "read_config",
+]
+
+DEFAULT_CONFIG = Path("/etc/rlhfd/rlhfd.toml")
 
 _Bytes = Annotated[int, Meta(gt=0, le=1 << 50)]
 # The upper ends also keep out TOML's inf and nan.
@@ -152,6 +156,14 @@ class Config(_Section, frozen=True, kw_only=True):
     alerts: AlertsConfig = AlertsConfig()
     actions: tuple[AnyAction, ...] = ()
     heartbeat: HeartbeatConfig = HeartbeatConfig()
+
+
+def read_config(path: Path | None) -> tuple[Config, Path | None]:
+    """The configuration in the file that was named, else in the default one if it exists, with its path. Raises
+    :class:`ConfigError`."""
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    return load(path, os.environ), path
 
 
 def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "FAILED",
     "CheckpointError",
     "ConfigError",
     "ControlError",
@@ -18,6 +19,9 @@ __all__ = [
     "StateLocked",
     "TraceError",
 ]
+
+FAILED = 2
+"""Exit code of a command for an error that has none of its own."""
 
 
 class DaemonError(Exception):

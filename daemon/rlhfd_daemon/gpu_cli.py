@@ -88,7 +88,8 @@ def _number(values: dict[str, float], name: str, factor: float = 1.0, unit: str 
 
 def _ask(method: str, url: str, config: Path | None, body: object = None) -> dict[str, Any]:
     from rlhfd_daemon.app import control_socket_of
-    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.cli import one_line_errors
+    from rlhfd_daemon.config import read_config
     from rlhfd_daemon.control import ask
 
     with one_line_errors():

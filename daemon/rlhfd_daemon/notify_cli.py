@@ -34,7 +34,8 @@ def send_test(
 ) -> None:
     """Send a sample alert to a target and print what was answered; exit code 1 if it was not accepted."""
     from rlhfd_alerts.errors import DeliveryError
-    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.cli import one_line_errors
+    from rlhfd_daemon.config import read_config
 
     with one_line_errors():
         settings, source = read_config(config)

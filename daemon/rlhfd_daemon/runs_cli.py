@@ -51,7 +51,8 @@ def topology_command(run: RunArgument = None, config: ConfigOption = None, json:
 
 def _ask(what: str, run: str | None, config: Path | None) -> dict[str, Any]:
     from rlhfd_daemon.app import control_socket_of
-    from rlhfd_daemon.cli import one_line_errors, read_config
+    from rlhfd_daemon.cli import one_line_errors
+    from rlhfd_daemon.config import read_config
     from rlhfd_daemon.control import ask
 
     with one_line_errors():

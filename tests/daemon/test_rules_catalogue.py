@@ -107,7 +107,9 @@ class Assumed:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
 
-    def take(self, event: Happening) -> None: ...
+    def take(self, event: Happening) -> bool:
+        return False
+
     def see(self, sample: Sample) -> None: ...
 
     def get(self, fact: Fact) -> bool | None:

@@ -33,8 +33,9 @@ class Known:
         self.arguments = dict(arguments or {})
         self.seen: list[str] = []
 
-    def take(self, event: Happening) -> None:
+    def take(self, event: Happening) -> bool:
         self.arguments.update(event.fields.get("args", {}))
+        return True
 
     def see(self, sample: Sample) -> None:
         self.seen.append(sample.name)

@@ -63,7 +63,8 @@ class ProcessPoller:
         found = list(self._usage(present, mono)) if present else []
         # Kills are counted before anybody dies of them: whoever is found dead here is in the counts read after it.
         gone = self._gone(before)
-        groups = {subject: cgroup.limited(paths) for subject, paths in folders.items()}
+        limited = {paths: cgroup.limited(paths) for paths in set(folders.values())}
+        groups = {subject: limited[paths] for subject, paths in folders.items()}
         for subject in dict.fromkeys(one.subject for one in self._known.values()):
             group = cgroup.tightest(groups[subject])
             if group is not None:

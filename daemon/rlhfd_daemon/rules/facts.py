@@ -47,16 +47,19 @@ class Facts:
         """The run's arguments and versions, empty if it has not told them."""
         return self._context
 
-    def take(self, event: Happening) -> None:
-        """Learn from ``run_start``, or from ``run_context`` after a restart of the daemon."""
+    def take(self, event: Happening) -> bool:
+        """Learn from ``run_start``, or from ``run_context`` after a restart of the daemon; whether there was
+        anything to learn."""
         fields: object = event.fields
         if event.name == "run_context" and event.role == DAEMON_ROLE:
             fields = event.fields.get("context")
         elif event.name != "run_start":
-            return
-        if isinstance(fields, Mapping) and fields:
-            self._context = context_of(fields)
-            self._told = _told_by(self._context)
+            return False
+        if not isinstance(fields, Mapping) or not fields:
+            return False
+        self._context = context_of(fields)
+        self._told = _told_by(self._context)
+        return True
 
     def see(self, sample: Sample) -> None:
         """Learn from a metric's first sample."""

@@ -25,7 +25,7 @@ BEFORE, ALWAYS = -(1 << 70), 1 << 70
 class Context(Protocol):
     """What is known about a run: its arguments, and what follows from them and from its metrics."""
 
-    def take(self, event: Happening) -> None: ...
+    def take(self, event: Happening) -> bool: ...
     def see(self, sample: Sample) -> None: ...
     def get(self, fact: Fact) -> bool | None: ...
     def argument(self, names: tuple[str, ...]) -> float | None: ...
@@ -80,7 +80,8 @@ class Run:
 
     def take(self, event: Happening) -> None:
         """An event may tell arguments of the run."""
-        self.facts.take(event)
+        if not self.facts.take(event):
+            return
         known, self._arguments = self._arguments, {}
         if any(self.argument(one) != value for one, value in known.items()):
             for series in self.series.values():
