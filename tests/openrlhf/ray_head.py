@@ -34,7 +34,8 @@ def ray_head(lab: Lab, log: Path | None = None) -> Iterator[str]:
     # Ray's unix sockets lie up to 80 characters below this folder, and a socket's path has room for 107.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=None if len(tempfile.gettempdir()) < 16 else "/tmp"))
     ports = dict(zip(PORT_OPTIONS, free_ports(len(PORT_OPTIONS)), strict=True))
-    head = start(_command(lab, folder, ports), lab.environment(), log or folder / "head.log", folder)
+    environment = {**lab.environment(), "VLLM_RPC_BASE_PATH": str(folder)}  # killed engines leave their sockets behind
+    head = start(_command(lab, folder, ports), environment, log or folder / "head.log", folder)
     try:
         _await_start(head)
         yield f"127.0.0.1:{ports['port']}"
