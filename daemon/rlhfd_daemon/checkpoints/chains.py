@@ -22,10 +22,10 @@ def chains(layout: Layout) -> list[list[Description]]:
 
 
 def before(found: Description, chain: Sequence[Description]) -> list[Description]:
-    """Those of its chain that ``found`` may be compared with: the newest of the earlier ones first, the best of an
-    evaluation last. In asynchronous training (OpenRLHF ``ppo_trainer_async.py``) these are named after the step that
-    was evaluated, and their weights are of a later one."""
-    place = next(number for number, one in enumerate(chain) if one.path == found.path)
-    newest_first = reversed(chain[:place])
-    earlier = [one for one in newest_first if found.step is None or one.step is None or one.step < found.step]
+    """Those of its chain that ``found`` may be compared with, none where names tell no steps: the newest of the
+    earlier ones first, the best of an evaluation last. In asynchronous training (OpenRLHF ``ppo_trainer_async.py``)
+    these are named after the step that was evaluated, and their weights are of a later one."""
+    if found.step is None:
+        return []
+    earlier = [one for one in reversed(chain) if one.step is not None and one.step < found.step]
     return sorted(earlier, key=lambda one: one.best)

@@ -29,9 +29,10 @@ def test_the_best_ones_come_last_as_their_weights_may_be_later_than_their_name()
     assert path_before(tag(40, best=True), best) == ["_actor/best_global_step20"]
 
 
-def test_what_has_no_step_follows_by_name() -> None:
-    chain = [Description(name, "export") for name in ("a", "b", "c")]
-    assert [one.path for one in before(chain[2], chain)] == ["b", "a"]
+def test_names_without_a_step_tell_nothing_of_what_follows_upon_what() -> None:
+    chain = [Description(name, "file") for name in ("actor.pt", "critic.pt")]
+    assert before(chain[1], chain) == []
+    assert before(tag(10), [tag(None), tag(10)]) == []
 
 
 def test_chains_are_of_one_folder_kind_and_role() -> None:
